@@ -1,0 +1,84 @@
+// The Python face of the passes. Checks nothing that Python checked already; turns errors.
+
+#include <pybind11/functional.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/jit/api/module.h>
+
+#include "error.h"
+#include "op_table.h"
+#include "pipeline.h"
+#include "targets/target.h"
+
+namespace py = pybind11;
+
+namespace jitquant {
+
+namespace {
+
+py::object pythonError() { return py::module_::import("jitquant.errors").attr("JitQuantError"); }
+
+struct SupportedOp {
+  std::string op, role, int8_op, relu_op;
+};
+
+std::vector<SupportedOp> supportedOps() {
+  std::vector<SupportedOp> ops;
+  for (const OpRow& row : opTable()) {
+    const Int8Row* int8 = quantizedTarget().find(row);
+    ops.push_back({row.name, roleName(row.role), int8->op, int8->relu_op});
+  }
+  return ops;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  py::register_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) std::rethrow_exception(pointer);
+    } catch (const UserError& error) {
+      py::set_error(pythonError(), error.what());
+    } catch (const PassError& error) {
+      py::set_error(pythonError(), error.what());
+    }
+  });
+
+  py::class_<OpRecord>(m, "OpRecord")
+      .def(py::init<>())
+      .def_readwrite("method", &OpRecord::method)
+      .def_readwrite("kind", &OpRecord::kind)
+      .def_readwrite("path", &OpRecord::path)
+      .def_readwrite("source", &OpRecord::source)
+      .def_readwrite("qconfig", &OpRecord::qconfig)
+      .def_readwrite("int8", &OpRecord::int8)
+      .def_readwrite("reason", &OpRecord::reason);
+
+  py::class_<Result>(m, "Result")
+      .def_readonly("module", &Result::module)
+      .def_readonly("records", &Result::records);
+
+  py::class_<SupportedOp>(m, "SupportedOp")
+      .def_readonly("op", &SupportedOp::op)
+      .def_readonly("role", &SupportedOp::role)
+      .def_readonly("int8_op", &SupportedOp::int8_op)
+      .def_readonly("relu_op", &SupportedOp::relu_op);
+
+  m.def("supported_ops", &supportedOps);
+  m.def(
+      "prepare",
+      [](const jit::Module& model, const std::vector<std::string>& methods, const Resolver& resolve,
+         const std::vector<std::pair<jit::Module, jit::Module>>& qconfigs,
+         const jit::Module& shape_recorder, const Trace& trace) {
+        std::vector<ObserverPair> pairs;
+        for (const auto& [activation, weight] : qconfigs) pairs.push_back({activation, weight});
+        return prepare(model, methods, resolve, std::move(pairs), shape_recorder, trace);
+      },
+      py::arg("model"), py::arg("methods"), py::arg("resolve"), py::arg("qconfigs"),
+      py::arg("shape_recorder"), py::arg("trace"));
+  m.def("convert", &convert, py::arg("prepared"), py::arg("methods"), py::arg("records"),
+        py::arg("debug"), py::arg("preserved"), py::arg("trace"));
+  m.def("fuse_conv_bn", &fuseConvBn, py::arg("model"), py::arg("methods"), py::arg("trace"));
+}
+
+}  // namespace jitquant

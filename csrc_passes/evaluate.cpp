@@ -1,0 +1,30 @@
+#include "evaluate.h"
+
+#include "ir_util.h"
+
+namespace jitquant {
+
+std::optional<at::IValue> Evaluator::evaluate(const jit::Value* value) {
+  const auto found = known_.find(value);
+  if (found != known_.end()) return found->second;
+  auto result = compute(value);
+  if (result) known_[value] = *result;
+  return result;
+}
+
+std::optional<at::IValue> Evaluator::compute(const jit::Value* value) {
+  if (auto constant = constantOrAttribute(value, module_)) return constant;
+  const jit::Node* node = value->node();
+  if (!node->blocks().empty() || node->outputs().size() != 1) return std::nullopt;
+  if (node->kind() == c10::prim::Param || node->kind() == c10::prim::GetAttr) return std::nullopt;
+  jit::Stack stack;
+  for (const jit::Value* input : node->inputs()) {
+    auto argument = evaluate(input);
+    if (!argument) return std::nullopt;
+    stack.push_back(std::move(*argument));
+  }
+  node->getOperation()(stack);
+  return stack.back();
+}
+
+}  // namespace jitquant

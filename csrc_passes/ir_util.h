@@ -1,0 +1,73 @@
+#pragma once
+// Small questions about TorchScript IR, asked by several passes.
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "program.h"
+
+namespace jitquant {
+
+// Every node of the graph, nested blocks included, in execution order.
+std::vector<jit::Node*> allNodes(jit::Graph& graph);
+
+// Replaces each listed op's uses by `value` and destroys it.
+void replaceAndDestroy(jit::Node* node, jit::Value* value);
+
+// "layer1.0.conv1" for a value that reads a submodule or attribute of self; nullopt otherwise.
+std::optional<std::string> attributePath(const jit::Value* value);
+
+// Splits "layer1.0.weight" into the owning module and "weight".
+std::pair<jit::Module, std::string> ownerOf(const jit::Module& root, const std::string& path);
+
+// The value of a constant or of an attribute of the module.
+std::optional<at::IValue> constantOrAttribute(const jit::Value* value, const jit::Module& module);
+std::optional<at::Tensor> constantTensor(const jit::Value* value, const jit::Module& module);
+
+// The number behind a constant, whether int, float, bool or a 0-dim tensor.
+std::optional<double> constantNumber(const jit::Value* value);
+std::optional<std::vector<int64_t>> constantInts(const jit::Value* value);
+bool isNone(const jit::Value* value);
+
+// Inserts reads of self's attribute `path` before `before`.
+jit::Value* insertAttributeRead(jit::Graph& graph, const std::string& path, const jit::Module& root,
+                                jit::Node* before);
+
+// Sets a tensor attribute, also where it was None before.
+void setTensorAttribute(const jit::Module& root, const std::string& path, const at::Tensor& value);
+
+// A name that `module` does not use yet: `wish`, or wish_1, wish_2...
+std::string freeAttributeName(const jit::Module& module, const std::string& wish);
+
+// Module path and source line of the user's code that a node came from.
+std::string modulePath(const jit::Node* node);
+void setModulePath(jit::Node* node, const std::string& path);
+std::string sourceLine(const jit::Node* node);
+std::string describe(const jit::Node* node);  // "aten::conv2d in 'layer1.0.conv1' (resnet.py:92)"
+
+// Marks that passes leave on nodes; strip them before the graph is run or saved.
+void setMark(jit::Node* node, const char* name, int64_t value);
+std::optional<int64_t> mark(const jit::Node* node, const char* name);
+void stripMarks(jit::Graph& graph);
+inline constexpr const char* kOpMark = "jitquant_op";              // index into Program::records
+inline constexpr const char* kAbsorbedMark = "jitquant_absorbed";  // part of the op before it
+inline constexpr const char* kMarks[] = {kOpMark, kAbsorbedMark};
+
+// Copies source range, callstack, module path and marks.
+jit::Node* copyOrigin(jit::Node* to, const jit::Node* from);
+
+bool isTensor(const jit::Value* value);
+bool hasOneUse(const jit::Value* value);
+
+// Constants before `before`.
+jit::Value* insertConstantBefore(jit::Node* before, const at::IValue& value);
+
+// Observers hang on the root module under this prefix; flatten leaves their calls alone.
+inline constexpr const char* kObserverPrefix = "jitquant_observer_";
+bool isObserverName(const std::string& name);
+// The observer's name if `node` calls one.
+std::optional<std::string> observerCall(const jit::Node* node);
+
+}  // namespace jitquant

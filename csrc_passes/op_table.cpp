@@ -1,0 +1,214 @@
+#include "op_table.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/jit/ir/constants.h>
+
+#include <cmath>
+#include <limits>
+
+#include "ir_util.h"
+
+namespace jitquant {
+
+using jit::Node;
+using jit::Value;
+
+namespace {
+
+// --- filters: "" or the reason ---
+
+std::string hasConstantWeight(const Node* node, const jit::Module& module) {
+  const auto weight = constantTensor(node->input(1), module);
+  if (!weight) return "its weight is computed at run time";
+  if (weight->scalar_type() != at::kFloat) {
+    return std::string("its weight is ") + c10::toString(weight->scalar_type()) + ", not float32";
+  }
+  if (!isNone(node->input(2)) && !constantTensor(node->input(2), module)) {
+    return "its bias is computed at run time";
+  }
+  return "";
+}
+
+std::string isConvolution(const Node* node, const jit::Module& module) {
+  const std::string reason = hasConstantWeight(node, module);
+  if (!reason.empty()) return reason;
+  for (size_t i = 3; i < 7; ++i) {
+    if (!constantInts(node->input(i))) return "its geometry is computed at run time";
+  }
+  return "";
+}
+
+std::string isLinear(const Node* node, const jit::Module& module) {
+  const std::string reason = hasConstantWeight(node, module);
+  if (!reason.empty()) return reason;
+  return constantTensor(node->input(1), module)->dim() == 2 ? "" : "its weight is not a matrix";
+}
+
+std::string alphaIsOne(const Node* node, const jit::Module&) {
+  return constantNumber(node->input(2)) == 1.0 ? "" : "its alpha is not the constant 1";
+}
+
+std::string factorIsConstant(const Node* node, const jit::Module&) {
+  const auto factor = constantNumber(node->input(1));
+  if (!factor) return "its factor is computed at run time";
+  return std::isfinite(*factor) && *factor != 0.0 ? "" : "its factor is zero or not finite";
+}
+
+std::string termIsConstant(const Node* node, const jit::Module& module) {
+  const auto term = constantNumber(node->input(1));
+  if (!term) return "its second operand is computed at run time";
+  return std::isfinite(*term) ? alphaIsOne(node, module) : "its second operand is not finite";
+}
+
+std::string listIsBuiltForIt(const Node* node, const jit::Module&) {
+  const Value* list = node->input(0);
+  if (list->node()->kind() != c10::prim::ListConstruct) return "its list is built at run time";
+  if (!hasOneUse(list)) return "its list has another user";
+  return list->node()->inputs().empty() ? "its list is empty" : "";
+}
+
+std::string hasConstantStatistics(const Node* node, const jit::Module& module) {
+  for (const size_t i : {1, 2, 3, 4}) {
+    if (i <= 2 && isNone(node->input(i))) continue;
+    if (!constantTensor(node->input(i), module)) return "its statistics are computed at run time";
+  }
+  return "";
+}
+
+std::string boundsAreConstant(const Node* node, const jit::Module&) {
+  return activationBounds(node) ? "" : "its bounds are not two constants";
+}
+
+std::string keepsDtype(const Node* node, const jit::Module&) {
+  return isNone(node->inputs().back()) ? "" : "it changes the dtype";
+}
+
+// --- selectors ---
+
+bool isScalarOperand(const Value* value) {
+  return !isTensor(value) || constantNumber(value).has_value();
+}
+
+bool secondIsScalar(const Node* node) { return isScalarOperand(node->input(1)); }
+
+std::vector<OpRow> makeTable() {
+  const std::vector<size_t> first{0};
+  const std::vector<size_t> both{0, 1};
+  std::vector<OpRow> rows{
+      {"aten::conv1d", Role::kWeighted, first, isConvolution},
+      {"aten::conv2d", Role::kWeighted, first, isConvolution},
+      {"aten::conv3d", Role::kWeighted, first, isConvolution},
+      {"aten::linear", Role::kWeighted, first, isLinear},
+      {"aten::add.Scalar", Role::kObserved, first, termIsConstant, secondIsScalar},
+      {"aten::add", Role::kObserved, both, alphaIsOne},
+      {"aten::mul.Scalar", Role::kSharesInput, first, factorIsConstant, secondIsScalar},
+      {"aten::mul", Role::kObserved, both},
+      {"aten::cat", Role::kObserved, first, listIsBuiltForIt},
+      {"aten::batch_norm", Role::kObserved, first, hasConstantStatistics},
+      {"aten::hardswish", Role::kObserved, first},
+      {"aten::sigmoid", Role::kFixedQParams, first, nullptr, nullptr, 1.0 / 256, 0},
+      {"aten::hardsigmoid", Role::kFixedQParams, first, nullptr, nullptr, 1.0 / 256, 0},
+      {"aten::tanh", Role::kFixedQParams, first, nullptr, nullptr, 2.0 / 256, 128},
+      {"aten::mean", Role::kAverages, first, keepsDtype},
+  };
+  for (const char* name : {"aten::avg_pool1d", "aten::avg_pool2d", "aten::avg_pool3d",
+                           "aten::adaptive_avg_pool1d", "aten::adaptive_avg_pool2d",
+                           "aten::adaptive_avg_pool3d"}) {
+    rows.push_back({name, Role::kAverages, first});
+  }
+  for (const char* name : {"aten::relu6", "aten::hardtanh", "aten::clamp"}) {
+    rows.push_back({name, Role::kSharesInput, first, boundsAreConstant});
+  }
+  for (const char* name :
+       {"aten::relu", "aten::max_pool1d", "aten::max_pool2d", "aten::max_pool3d", "aten::flatten",
+        "aten::view", "aten::reshape", "aten::permute", "aten::transpose", "aten::t",
+        "aten::squeeze", "aten::unsqueeze", "aten::contiguous", "aten::detach"}) {
+    rows.push_back({name, Role::kSharesInput, first});
+  }
+  for (const char* name : {"aten::size", "aten::dim", "aten::len", "aten::numel"}) {
+    rows.push_back({name, Role::kMetadata, first});
+  }
+  return rows;
+}
+
+}  // namespace
+
+const char* roleName(Role role) {
+  switch (role) {
+    case Role::kWeighted:
+      return "weighted";
+    case Role::kObserved:
+      return "observed";
+    case Role::kFixedQParams:
+      return "fixed qparams";
+    case Role::kSharesInput:
+      return "shares input";
+    case Role::kAverages:
+      return "averages";
+    case Role::kMetadata:
+      return "metadata";
+  }
+  return "";
+}
+
+c10::Symbol OpRow::kind() const {
+  return c10::Symbol::fromQualString(name.substr(0, name.find('.')));
+}
+
+const std::vector<OpRow>& opTable() {
+  static const auto* const table = new std::vector<OpRow>(makeTable());
+  return *table;
+}
+
+const OpRow* findRow(const Node* node) {
+  static const auto* const by_kind = [] {
+    auto* index = new std::unordered_map<c10::Symbol, std::vector<const OpRow*>>();
+    for (const OpRow& row : opTable()) (*index)[row.kind()].push_back(&row);
+    return index;
+  }();
+  const auto found = by_kind->find(node->kind());
+  if (found == by_kind->end()) return nullptr;
+  for (const OpRow* row : found->second) {
+    if (node->inputs().empty() || (row->selects != nullptr && !row->selects(node))) continue;
+    // len and size also exist for lists, strings and dicts.
+    const bool on_tensor = isTensor(node->input(0)) ||
+                           node->input(0)->type()->isSubtypeOf(*c10::ListType::ofTensors());
+    return on_tensor ? row : nullptr;
+  }
+  return nullptr;
+}
+
+std::vector<Value*> dataInputs(const Node* node, const OpRow& row) {
+  std::vector<Value*> values;
+  for (const size_t index : row.data) {
+    Value* value = const_cast<Node*>(node)->input(index);
+    if (value->node()->kind() == c10::prim::ListConstruct && !isTensor(value)) {
+      for (Value* element : value->node()->inputs()) values.push_back(element);
+    } else {
+      values.push_back(value);
+    }
+  }
+  return values;
+}
+
+std::optional<std::pair<double, double>> activationBounds(const Node* node) {
+  if (node->kind() == c10::aten::relu) return {{0.0, std::numeric_limits<double>::infinity()}};
+  if (node->kind() == c10::aten::relu6) return {{0.0, 6.0}};
+  if (node->kind() != c10::aten::hardtanh && node->kind() != c10::aten::clamp) return std::nullopt;
+  const auto low = constantNumber(node->input(1));
+  const auto high = constantNumber(node->input(2));
+  if (!low || !high || !(*low <= *high)) return std::nullopt;
+  return {{*low, *high}};
+}
+
+QParams sharedQParams(const Node* node, const QParams& input) {
+  if (node->kind() != c10::aten::mul) return input;
+  const double factor = *constantNumber(node->input(1));
+  QParams output = input;
+  output.scale = input.scale * std::abs(factor);
+  // A negative factor mirrors the integers: q becomes 255 - q.
+  if (factor < 0) output.zero_point = at::rsub(input.zero_point, 255);
+  return output;
+}
+
+}  // namespace jitquant

@@ -1,0 +1,52 @@
+#pragma once
+// The op table: one row per float op that can become int8. Read by plan, insert_qdq, propagate,
+// lower, coverage and the generated documentation. Knows nothing of any target's int8 ops.
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "program.h"
+
+namespace jitquant {
+
+enum class Role {
+  kWeighted,      // weight quantized and prepacked, bias float, output observed
+  kObserved,      // inputs and output have qparams of their own
+  kFixedQParams,  // the output's qparams follow from the op's range
+  kSharesInput,   // moves values: the output has the input's qparams
+  kAverages,      // the output is rounded to the input's qparams
+  kMetadata,      // reads no values
+};
+
+const char* roleName(Role role);
+
+struct OpRow {
+  // A filter answers "" or why this very node stays float.
+  using Filter = std::string (*)(const jit::Node*, const jit::Module&);
+  using Selector = bool (*)(const jit::Node*);
+
+  std::string name;          // "aten::add.Scalar"; the part before the dot is the op
+  Role role;
+  std::vector<size_t> data;  // inputs that carry quantized values (Tensor or Tensor[])
+  Filter filter = nullptr;
+  Selector selects = nullptr;  // which overload or operand form the row is for; null: all
+  double fixed_scale = 0.0;
+  int64_t fixed_zero_point = 0;
+
+  c10::Symbol kind() const;
+};
+
+const std::vector<OpRow>& opTable();
+const OpRow* findRow(const jit::Node* node);
+
+// The tensors that a node reads as quantized data; the elements of a list operand.
+std::vector<jit::Value*> dataInputs(const jit::Node* node, const OpRow& row);
+
+// [lowest, highest] of relu, relu6, hardtanh, clamp with constant bounds.
+std::optional<std::pair<double, double>> activationBounds(const jit::Node* node);
+
+// qparams of the output of a kSharesInput op.
+QParams sharedQParams(const jit::Node* node, const QParams& input);
+
+}  // namespace jitquant

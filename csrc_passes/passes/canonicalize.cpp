@@ -1,0 +1,123 @@
+// canonicalize: one spelling per op.
+//
+// Before:
+//   %y = aten::_convolution(%x, %w, %b, %stride, %pad, %dil, %false, %out_pad, %groups, ...)
+//   %d = aten::dropout(%y, %p, %false)
+// After:
+//   %y = aten::conv2d(%x, %w, %b, %stride, %pad, %dil, %groups)
+//
+// Needs:  fold_attributes, so that arguments are constants.
+// Leaves: convolutions whose geometry is computed at run time. A dropout or normalization in
+//         training mode is the user's mistake and raises.
+
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+
+#include "error.h"
+#include "ir_util.h"
+#include "passes/passes.h"
+
+namespace jitquant {
+
+using jit::Node;
+using jit::Value;
+
+namespace {
+
+Node* replaceWithOp(Node* old, const std::string& kind, const std::vector<Value*>& inputs) {
+  Node* node = old->owningGraph()->create(c10::Symbol::fromQualString(kind), inputs);
+  copyOrigin(node, old)->insertBefore(old);
+  node->output()->copyMetadata(old->output());
+  replaceAndDestroy(old, node->output());
+  return node;
+}
+
+// aten::_convolution is what tracing records for every convolution.
+void rewriteConvolution(Node* node) {
+  const auto stride = constantInts(node->input(3));
+  const auto transposed = constantNumber(node->input(6));
+  if (!stride || !transposed || stride->empty() || stride->size() > 3) return;
+  const std::string rank = std::to_string(stride->size()) + "d";
+  const auto in = node->inputs();
+  if (*transposed != 0.0) {
+    replaceWithOp(node, "aten::conv_transpose" + rank,
+                  {in[0], in[1], in[2], in[3], in[4], in[7], in[8], in[5]});
+  } else {
+    replaceWithOp(node, "aten::conv" + rank, {in[0], in[1], in[2], in[3], in[4], in[5], in[8]});
+  }
+}
+
+// padding='same' and 'valid' become numbers; an odd total pads one more on the right, as torch does.
+void rewriteStringPadding(Node* node, const jit::Module& module) {
+  const auto mode = jit::toIValue(node->input(4));
+  if (!mode || !mode->isString()) return;
+  const auto weight = constantTensor(node->input(1), module);
+  const auto dilation = constantInts(node->input(5));
+  if (!weight || !dilation || weight->dim() < 3 || weight->dim() > 5) return;
+  const int64_t rank = weight->dim() - 2;
+  std::vector<int64_t> padding(rank, 0);
+  std::vector<int64_t> extra;  // last dimension first, as aten::constant_pad_nd wants it
+  bool asymmetric = false;
+  if (mode->toStringRef() == "same") {
+    for (int64_t i = rank - 1; i >= 0; --i) {
+      const int64_t step = dilation->size() == 1 ? (*dilation)[0] : (*dilation)[i];
+      const int64_t total = step * (weight->size(i + 2) - 1);
+      padding[i] = total / 2;
+      extra.insert(extra.end(), {0, total % 2});
+      asymmetric = asymmetric || total % 2 != 0;
+    }
+  }
+  Value* input = node->input(0);
+  if (asymmetric) {
+    Node* pad = node->owningGraph()->create(c10::aten::constant_pad_nd,
+                                            {input, insertConstantBefore(node, extra),
+                                             insertConstantBefore(node, 0.0)});
+    copyOrigin(pad, node)->insertBefore(node);
+    input = pad->output();
+  }
+  replaceWithOp(node, "aten::conv" + std::to_string(rank) + "d",
+                {input, node->input(1), node->input(2), node->input(3),
+                 insertConstantBefore(node, padding), node->input(5), node->input(6)});
+}
+
+void checkEvalMode(Node* node, size_t training_input) {
+  const auto training = constantNumber(node->input(training_input));
+  if (training && *training == 0.0) return;
+  throw UserError(describe(node) +
+                  " runs in training mode. Call model.eval() before torch.jit.script or "
+                  "torch.jit.trace (or on the scripted model), then quantize it.");
+}
+
+bool isConvolutionWithStringPadding(const Node* node) {
+  const auto kind = node->kind();
+  if (kind == c10::Symbol::aten("_convolution_mode")) return true;
+  const bool conv =
+      kind == c10::aten::conv1d || kind == c10::aten::conv2d || kind == c10::aten::conv3d;
+  return conv && node->input(4)->type()->kind() == c10::TypeKind::StringType;
+}
+
+void canonicalizeNode(Node* node, const jit::Module& module) {
+  static const auto* const kDropouts = new std::vector<c10::Symbol>{
+      c10::aten::dropout, c10::aten::feature_dropout, c10::aten::alpha_dropout,
+      c10::aten::feature_alpha_dropout};
+  if (node->kind() == c10::aten::_convolution) {
+    rewriteConvolution(node);
+  } else if (isConvolutionWithStringPadding(node)) {
+    rewriteStringPadding(node, module);
+  } else if (node->kind() == c10::aten::batch_norm) {
+    checkEvalMode(node, 5);
+  } else if (std::find(kDropouts->begin(), kDropouts->end(), node->kind()) != kDropouts->end()) {
+    checkEvalMode(node, 2);
+    replaceAndDestroy(node, node->input(0));
+  }
+}
+
+}  // namespace
+
+void canonicalize(Program& program) {
+  for (Method& method : program.methods) {
+    for (Node* node : allNodes(*method.graph)) canonicalizeNode(node, program.module);
+    jit::EliminateDeadCode(method.graph);
+  }
+}
+
+}  // namespace jitquant

@@ -1,0 +1,113 @@
+// canonicalize_linear: every spelling of a fully connected layer becomes aten::linear.
+//
+// Before:
+//   %wt = aten::t(%w); %y = aten::addmm(%b, %x, %wt, %one, %one)
+//   %z = aten::matmul(%y, %u); %r = aten::add(%z, %c, %one)
+// After:
+//   %y = aten::linear(%x, %w, %b); %r = aten::linear(%y, %u_transposed, %c)
+//
+// Needs:  fold_attributes and functionalize.
+// Leaves: products with a computed right side, and biases that are not one value per output.
+
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+
+#include "ir_util.h"
+#include "passes/passes.h"
+
+namespace jitquant {
+
+using jit::Node;
+using jit::Value;
+
+namespace {
+
+bool isMatrixTranspose(const Node* node) {
+  if (node->kind() == c10::aten::t || node->kind() == c10::aten::numpy_T) return true;
+  if (node->kind() == c10::aten::transpose) {
+    const auto a = constantNumber(node->input(1));
+    const auto b = constantNumber(node->input(2));
+    // 0 and -2 name the same dimension of a matrix.
+    return a && b && (static_cast<int64_t>(*a) + 2) % 2 != (static_cast<int64_t>(*b) + 2) % 2;
+  }
+  if (node->kind() != c10::aten::permute) return false;
+  const auto order = constantInts(node->input(1));
+  return order && order->size() == 2 && ((*order)[0] + 2) % 2 == 1;
+}
+
+// The (out, in) weight behind the right operand of a product, as a value; null if computed.
+Value* weightOf(Value* right, Node* product, Program& program, jit::Graph& graph) {
+  const Node* producer = right->node();
+  if (!producer->inputs().empty() && isMatrixTranspose(producer)) {
+    Value* weight = producer->input(0);
+    const auto tensor = constantTensor(weight, program.module);
+    return tensor && tensor->dim() == 2 ? weight : nullptr;
+  }
+  const auto tensor = constantTensor(right, program.module);
+  if (!tensor || tensor->dim() != 2) return nullptr;
+  const auto path = attributePath(right);
+  const std::string name = path.value_or("weight") + "_transposed";
+  auto [owner, base] = ownerOf(program.module, name);
+  if (!path) base = freeAttributeName(owner, base);
+  setTensorAttribute(owner, base, tensor->detach().t().contiguous());
+  const size_t dot = name.rfind('.');
+  const std::string full = dot == std::string::npos ? base : name.substr(0, dot + 1) + base;
+  return insertAttributeRead(graph, full, program.module, product);
+}
+
+bool isBiasOf(const Value* bias, const at::Tensor& weight, const jit::Module& module) {
+  const auto tensor = constantTensor(bias, module);
+  return tensor && tensor->dim() == 1 && tensor->size(0) == weight.size(0);
+}
+
+void replaceWithLinear(Node* old, Node* product, Value* x, Value* weight, Value* bias) {
+  Node* linear = old->owningGraph()->create(c10::aten::linear, {x, weight, bias});
+  copyOrigin(linear, product)->insertBefore(old);
+  replaceAndDestroy(old, linear->output());
+}
+
+bool isOne(const Value* value) { return constantNumber(value) == 1.0; }
+
+void rewriteAddmm(Node* node, Program& program, jit::Graph& graph) {
+  if (!isOne(node->input(3)) || !isOne(node->input(4))) return;
+  Value* weight = weightOf(node->input(2), node, program, graph);
+  if (weight == nullptr) return;
+  if (!isBiasOf(node->input(0), *constantTensor(weight, program.module), program.module)) return;
+  replaceWithLinear(node, node, node->input(1), weight, node->input(0));
+}
+
+void rewriteMatmul(Node* node, Program& program, jit::Graph& graph) {
+  if (constantTensor(node->input(0), program.module)) return;
+  Value* weight = weightOf(node->input(1), node, program, graph);
+  if (weight == nullptr) return;
+  Value* x = node->input(0);
+  if (hasOneUse(node->output())) {
+    Node* add = node->output()->uses()[0].user;
+    if (add->kind() == c10::aten::add && add->inputs().size() == 3 && isOne(add->input(2)) &&
+        add->owningBlock() == node->owningBlock()) {
+      Value* other = add->input(0) == node->output() ? add->input(1) : add->input(0);
+      if (isBiasOf(other, *constantTensor(weight, program.module), program.module)) {
+        replaceWithLinear(add, node, x, weight, other);
+        node->destroy();
+        return;
+      }
+    }
+  }
+  replaceWithLinear(node, node, x, weight, insertConstantBefore(node, at::IValue()));
+}
+
+}  // namespace
+
+void canonicalizeLinear(Program& program) {
+  for (Method& method : program.methods) {
+    for (Node* node : allNodes(*method.graph)) {
+      if (node->kind() == c10::aten::addmm) {
+        rewriteAddmm(node, program, *method.graph);
+      } else if (node->kind() == c10::aten::matmul || node->kind() == c10::aten::mm) {
+        rewriteMatmul(node, program, *method.graph);
+      }
+    }
+    jit::EliminateDeadCode(method.graph);
+  }
+}
+
+}  // namespace jitquant

@@ -1,0 +1,132 @@
+// collect_observers: takes the observers out of a calibrated graph and keeps what they saw.
+//
+// Before:
+//   %o = GetAttr[name="jitquant_observer_0"](%self); %x1 = CallMethod[name="forward"](%o, %x)
+//   %y = aten::conv2d(%x1, ...)
+// After:
+//   %y = aten::conv2d(%x, ...)      observations: %x -> qparams, shapes
+//
+// Needs:  attachRecords, so that errors can say where a value comes from.
+// Leaves: no observer. A value of a branch that never ran, or that is not float32, keeps the
+//         reason; a value that no run reached, or that was NaN or infinite, raises.
+
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+
+#include "error.h"
+#include "ir_util.h"
+#include "passes/passes.h"
+
+namespace jitquant {
+
+using jit::Node;
+using jit::Value;
+
+namespace {
+
+std::string describeValue(const Value* value, const Method& method) {
+  const Node* producer = value->node();
+  if (producer->kind() == c10::prim::Param) {
+    return "the input '" + value->debugNameBase() + "' of " + method.name;
+  }
+  return "the output of " + describe(producer);
+}
+
+bool isNested(const Value* value, const Method& method) {
+  return value->node()->owningBlock() != method.graph->block();
+}
+
+QParams readQParams(jit::Module& observer) {
+  const auto result = observer.run_method("calculate_qparams").toTupleRef().elements().vec();
+  QParams qparams;
+  qparams.scale = result[0].toTensor().to(at::kFloat).reshape({-1});
+  qparams.zero_point = result[1].toTensor().to(at::kLong).reshape({-1});
+  qparams.dtype = static_cast<at::ScalarType>(observer.attr("dtype").toInt());
+  qparams.axis = observer.attr("ch_axis").toInt();
+  return qparams;
+}
+
+Observation read(jit::Module observer, const std::string& where, bool nested) {
+  Observation observation;
+  observation.calls = observer.attr("calls").toInt();
+  for (const at::IValue& shape : observer.attr("shapes").toListRef()) {
+    observation.shapes.push_back(shape.toIntVector());
+  }
+  // A recorder of shapes has no quantized dtype.
+  if (observer.attr("dtype").toInt() == static_cast<int64_t>(at::kFloat)) return observation;
+  for (const int64_t dtype : observer.attr("seen_dtypes").toIntVector()) {
+    if (dtype == static_cast<int64_t>(at::kFloat)) continue;
+    const auto* name = c10::toString(static_cast<at::ScalarType>(dtype));
+    observation.problem = std::string("one of its values is ") + name + ", not float32";
+    return observation;
+  }
+  if (observer.attr("saw_nan").toBool() || observer.attr("saw_inf").toBool()) {
+    throw UserError(std::string("calibration saw ") +
+                    (observer.attr("saw_nan").toBool() ? "NaN" : "an infinite value") + " in " +
+                    where +
+                    ". Look at the calibration data and at the float model's output there, or set "
+                    "the qconfig of that module to None.");
+  }
+  if (observation.calls == 0) {
+    if (!nested) {
+      throw UserError("the observer of " + where +
+                      " saw no data. Calibration must run every part of the model that is "
+                      "converted, with inputs that are not empty.");
+    }
+    observation.problem = "its branch never ran during calibration";
+    return observation;
+  }
+  observation.qparams = readQParams(observer);
+  if (!observation.qparams->scale.isfinite().all().item<bool>()) {
+    throw UserError("the values of " + where +
+                    " span more than float32 can scale. Set the qconfig of that module to None.");
+  }
+  return observation;
+}
+
+bool anyObserverRan(Program& program) {
+  for (Method& method : program.methods) {
+    for (Node* node : allNodes(*method.graph)) {
+      const auto name = observerCall(node);
+      if (name && program.module.attr(*name).toModule().attr("calls").toInt() > 0) return true;
+    }
+  }
+  return false;
+}
+
+bool hasObservers(Program& program) {
+  for (Method& method : program.methods) {
+    for (Node* node : allNodes(*method.graph)) {
+      if (observerCall(node)) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+void collectObservers(Program& program) {
+  if (hasObservers(program) && !anyObserverRan(program)) {
+    throw UserError(
+        "the prepared model was not calibrated: no observer saw any data. Run the model that "
+        "prepare_jit returned on sample inputs before convert_jit.");
+  }
+  for (Method& method : program.methods) {
+    for (Node* node : allNodes(*method.graph)) {
+      const auto name = observerCall(node);
+      if (!name) continue;
+      Value* value = node->input(1);
+      program.observations[value] = read(program.module.attr(*name).toModule(),
+                                         describeValue(value, method), isNested(value, method));
+      replaceAndDestroy(node, value);
+    }
+    jit::EliminateDeadCode(method.graph);
+  }
+  while (true) {
+    const std::string name =
+        kObserverPrefix + std::string("weight_") + std::to_string(program.qconfigs.size());
+    if (!program.module.hasattr(name)) break;
+    program.qconfigs.push_back({jit::Module(), program.module.attr(name).toModule()});
+  }
+}
+
+}  // namespace jitquant

@@ -1,0 +1,170 @@
+// fold_conv_bn: BatchNorm in eval mode goes into the convolution before it.
+//
+// Before:
+//   %c = aten::conv2d(%x, %w, %b, ...); %y = aten::batch_norm(%c, %g, %h, %mean, %var, %false, ...)
+// After:
+//   %y = aten::conv2d(%x, %w', %b', ...)      w' = w * g / sqrt(var + eps)
+//                                             b' = (b - mean) * g / sqrt(var + eps) + h
+//
+// Needs:  canonicalize.
+// Leaves: a convolution whose output has another user, or whose weight is also used without this
+//         BatchNorm, in any method.
+//
+// The formula is that of Jacob et al. 2018 (arXiv 1712.05877), section 3.2, computed in float64.
+
+#include <ATen/ATen.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+
+#include <map>
+
+#include "ir_util.h"
+#include "passes/passes.h"
+
+namespace jitquant {
+
+using at::Tensor;
+using jit::Node;
+using jit::Value;
+
+namespace {
+
+// The attribute or constant that holds a weight: one identity, however many paths lead to it.
+using Identity = std::pair<const void*, std::string>;
+
+struct WeightUses {
+  Identity weight;
+  std::vector<Node*> convs;
+  std::vector<jit::Graph*> graphs;
+};
+
+bool isConv(const Node* node) {
+  return node->kind() == c10::aten::conv1d || node->kind() == c10::aten::conv2d ||
+         node->kind() == c10::aten::conv3d;
+}
+
+Identity identityOf(const Value* value, const jit::Module& module) {
+  if (const auto path = attributePath(value)) {
+    const auto [owner, name] = ownerOf(module, *path);
+    return {owner._ivalue().get(), name};
+  }
+  return {value, ""};
+}
+
+// The BatchNorm that alone consumes the convolution, or null.
+Node* onlyBatchNorm(const Node* conv) {
+  if (!hasOneUse(conv->output())) return nullptr;
+  Node* user = conv->output()->uses()[0].user;
+  const bool fits = user->kind() == c10::aten::batch_norm && user->input(0) == conv->output() &&
+                    user->owningBlock() == conv->owningBlock();
+  return fits ? user : nullptr;
+}
+
+struct BatchNorm {
+  std::optional<Tensor> gamma, beta;
+  Tensor mean, var;
+  double eps;
+};
+
+std::optional<BatchNorm> readBatchNorm(const Node* node, const jit::Module& module) {
+  const auto mean = constantTensor(node->input(3), module);
+  const auto var = constantTensor(node->input(4), module);
+  const auto eps = constantNumber(node->input(7));
+  if (!mean || !var || !eps) return std::nullopt;
+  BatchNorm bn{std::nullopt, std::nullopt, *mean, *var, *eps};
+  if (!isNone(node->input(1)) && !(bn.gamma = constantTensor(node->input(1), module))) {
+    return std::nullopt;
+  }
+  if (!isNone(node->input(2)) && !(bn.beta = constantTensor(node->input(2), module))) {
+    return std::nullopt;
+  }
+  return bn;
+}
+
+bool sameBatchNorm(const Node* a, const Node* b, const jit::Module& module) {
+  for (const size_t i : {1, 2, 3, 4}) {
+    if (isNone(a->input(i)) && isNone(b->input(i))) continue;
+    if (identityOf(a->input(i), module) != identityOf(b->input(i), module)) return false;
+  }
+  return constantNumber(a->input(7)) == constantNumber(b->input(7));
+}
+
+std::pair<Tensor, Tensor> fold(const Tensor& weight, const std::optional<Tensor>& bias,
+                               const BatchNorm& bn) {
+  const auto f64 = [](const Tensor& t) { return t.detach().to(at::kDouble); };
+  Tensor factor = at::rsqrt(f64(bn.var) + bn.eps);
+  if (bn.gamma) factor = factor * f64(*bn.gamma);
+  std::vector<int64_t> per_channel(weight.dim(), 1);
+  per_channel[0] = -1;
+  const Tensor folded_weight = f64(weight) * factor.reshape(per_channel);
+  Tensor folded_bias = ((bias ? f64(*bias) : at::zeros_like(factor)) - f64(bn.mean)) * factor;
+  if (bn.beta) folded_bias = folded_bias + f64(*bn.beta);
+  return {folded_weight.to(weight.scalar_type()), folded_bias.to(weight.scalar_type())};
+}
+
+// Where the folded bias goes: beside the weight, in `bias` if that is free or this conv's own.
+std::string biasPath(const Node* conv, const std::string& weight_path, const jit::Module& module) {
+  if (const auto path = attributePath(conv->input(2))) return *path;
+  const size_t dot = weight_path.rfind('.');
+  const std::string prefix = dot == std::string::npos ? "" : weight_path.substr(0, dot + 1);
+  const std::string name = weight_path.substr(prefix.size());
+  const auto owner = ownerOf(module, weight_path).first;
+  const std::string wish = name == "weight" ? "bias" : name + "_bias";
+  if (owner.hasattr(wish) && owner.attr(wish).isNone()) return prefix + wish;
+  return prefix + freeAttributeName(owner, wish);
+}
+
+void foldUses(const WeightUses& uses, const jit::Module& module) {
+  Node* first_conv = uses.convs[0];
+  Node* first_bn = onlyBatchNorm(first_conv);
+  if (first_bn == nullptr) return;
+  for (const Node* conv : uses.convs) {
+    const Node* bn = onlyBatchNorm(conv);
+    if (bn == nullptr || !sameBatchNorm(bn, first_bn, module)) return;
+    if (isNone(conv->input(2)) != isNone(first_conv->input(2))) return;
+    if (!isNone(conv->input(2)) &&
+        identityOf(conv->input(2), module) != identityOf(first_conv->input(2), module)) {
+      return;
+    }
+  }
+  const auto weight = constantTensor(first_conv->input(1), module);
+  const auto bias = constantTensor(first_conv->input(2), module);
+  const auto bn = readBatchNorm(first_bn, module);
+  if (!weight || !bn || (!bias && !isNone(first_conv->input(2)))) return;
+  const auto [folded_weight, folded_bias] = fold(*weight, bias, *bn);
+
+  const auto attribute = attributePath(first_conv->input(1));
+  const std::string weight_path = attribute ? *attribute : freeAttributeName(module, "weight");
+  const std::string bias_path = biasPath(first_conv, weight_path, module);
+  setTensorAttribute(module, weight_path, folded_weight);
+  setTensorAttribute(module, bias_path, folded_bias);
+  for (size_t i = 0; i < uses.convs.size(); ++i) {
+    Node* conv = uses.convs[i];
+    Node* bn_node = onlyBatchNorm(conv);
+    if (!attribute) {
+      conv->replaceInput(1, insertAttributeRead(*uses.graphs[i], weight_path, module, conv));
+    }
+    conv->replaceInput(2, insertAttributeRead(*uses.graphs[i], bias_path, module, conv));
+    replaceAndDestroy(bn_node, conv->output());
+  }
+}
+
+}  // namespace
+
+void foldConvBn(Program& program) {
+  std::vector<WeightUses> groups;
+  std::map<Identity, size_t> group_of;  // looked up only
+  for (Method& method : program.methods) {
+    for (Node* node : allNodes(*method.graph)) {
+      if (!isConv(node)) continue;
+      const Identity weight = identityOf(node->input(1), program.module);
+      const auto [found, is_new] = group_of.emplace(weight, groups.size());
+      if (is_new) groups.push_back({weight, {}, {}});
+      groups[found->second].convs.push_back(node);
+      groups[found->second].graphs.push_back(method.graph.get());
+    }
+  }
+  for (const WeightUses& uses : groups) foldUses(uses, program.module);
+  for (Method& method : program.methods) jit::EliminateDeadCode(method.graph);
+}
+
+}  // namespace jitquant

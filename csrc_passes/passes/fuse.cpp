@@ -1,0 +1,39 @@
+// fuse: a value that is dequantized and quantized again with the same qparams stays as it is.
+//
+// Before:
+//   %d = aten::dequantize(%q); %r = aten::quantize_per_tensor(%d, s, z, quint8)   %q has s and z
+// After:
+//   uses of %r read %q
+//
+// Needs:  verify.
+// Leaves: pairs with different or unknown qparams.
+
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+
+#include "ir_util.h"
+#include "passes/passes.h"
+#include "qparams.h"
+
+namespace jitquant {
+
+using jit::Node;
+using jit::Value;
+
+void fuse(Program& program) {
+  for (Method& method : program.methods) {
+    for (Node* node : allNodes(*method.graph)) {
+      if (node->kind() != c10::aten::quantize_per_tensor) continue;
+      Node* producer = node->input(0)->node();
+      if (producer->kind() != c10::aten::dequantize) continue;
+      Value* source = producer->input();
+      const auto before = isTensor(source) ? staticQParams(source) : std::nullopt;
+      const auto after = staticQParams(node->output());
+      const bool same = before && after && before->scalarScale() == after->scalarScale() &&
+                        before->scalarZeroPoint() == after->scalarZeroPoint();
+      if (same) node->output()->replaceAllUsesWith(source);
+    }
+    jit::EliminateDeadCode(method.graph);
+  }
+}
+
+}  // namespace jitquant

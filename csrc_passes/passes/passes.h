@@ -1,0 +1,37 @@
+#pragma once
+// Every pass, in the order in which the pipeline runs them. Each file passes/<name>.cpp opens with
+// what the pass does.
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "program.h"
+
+namespace jitquant {
+
+// Prepare.
+enum class Observers { kKeep, kDrop };
+Program flatten(const jit::Module& original, const std::vector<std::string>& methods,
+                Observers observers);
+void foldAttributes(Program& program);
+void functionalize(Program& program);
+void canonicalize(Program& program);
+void canonicalizeLinear(Program& program);
+void foldPad(Program& program);
+void foldConvBn(Program& program);
+void plan(Program& program);
+void insertObservers(Program& program, const jit::Module& shape_recorder);
+
+// Convert.
+void collectObservers(Program& program);
+void insertQdq(Program& program);
+void propagateDequantize(Program& program);
+void lower(Program& program);
+void verify(Program& program);
+void fuse(Program& program);
+void freeze(Program& program, const std::vector<std::string>& preserved);
+void foldPrepack(Program& program);
+void stripOrigins(Program& program);
+
+}  // namespace jitquant

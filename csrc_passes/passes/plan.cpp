@@ -1,0 +1,283 @@
+// plan: decides which ops become int8, which values are observed, and why every other op stays
+// float. Changes nothing in the graph.
+//
+//   %c = aten::conv2d(%x, %w, ...)   int8; %x is observed, since the op reads it
+//   %r = aten::relu(%c)              absorbed by the convolution; %r is observed, %c is not
+//   %p = aten::max_pool2d(%r, ...)   int8; shares the qparams of %r
+//   %s = aten::softmax(%p, ...)      float: no int8 form of aten::softmax
+//
+// Needs:  canonicalize and fold_conv_bn; at convert also collect_observers, whose findings (an
+//         int64 value, a branch that never ran) make further ops float.
+// Leaves: the graph as it is.
+
+#include "plan.h"
+
+#include <torch/csrc/jit/ir/alias_analysis.h>
+
+#include "alias.h"
+#include "ir_util.h"
+#include "passes/passes.h"
+#include "targets/target.h"
+
+namespace jitquant {
+
+using jit::Node;
+using jit::Value;
+
+namespace {
+
+class Planner {
+ public:
+  Planner(Program& program, Method& method)
+      : program_(program), method_(method), aliases_(aliasDb(method.graph)) {}
+
+  std::shared_ptr<const Plan> run() {
+    for (Node* node : allNodes(*method_.graph)) {
+      if (const auto index = mark(node, kOpMark)) {
+        listed_.push_back(node);
+        OpRecord& record = program_.records[*index];
+        if (record.int8) record.reason.clear();
+        record.int8 = false;
+      }
+    }
+    for (Node* node : listed_) {
+      if (record(node).reason.empty()) record(node).reason = whyFloat(node);
+      if (record(node).reason.empty()) candidates_.insert(node);
+    }
+    dropUncalibrated();
+    for (Node* node : listed_) {
+      if (isCompute(node)) plan_->int8.insert(node);
+    }
+    for (Node* node : listed_) absorbActivation(node);
+    for (Node* node : listed_) markPathsTo(node);
+    for (Node* node : listed_) markPathFrom(node);
+    for (Node* node : listed_) report(node);
+    listObserved();
+    return plan_;
+  }
+
+ private:
+  OpRecord& record(const Node* node) const { return program_.records[*mark(node, kOpMark)]; }
+  bool isCandidate(const Node* node) const { return candidates_.count(node) != 0; }
+  bool isCompute(const Node* node) const {
+    if (!isCandidate(node)) return false;
+    const Role role = findRow(node)->role;
+    return role == Role::kWeighted || role == Role::kObserved || role == Role::kFixedQParams;
+  }
+  // Takes its qparams from its input.
+  bool isPassing(const Node* node) const {
+    if (!isCandidate(node) || plan_->absorbed_by.count(node) != 0) return false;
+    const Role role = findRow(node)->role;
+    return role == Role::kSharesInput || role == Role::kAverages;
+  }
+
+  std::string whyFloat(const Node* node) const {
+    const OpRow* row = findRow(node);
+    if (row == nullptr) return std::string("no int8 form of ") + node->kind().toQualString();
+    if (record(node).qconfig < 0) return "its qconfig is None";
+    if (row->filter != nullptr) {
+      std::string reason = row->filter(node, program_.module);
+      if (!reason.empty()) return reason;
+    }
+    if (node->outputs().size() != 1) return "it has several outputs";
+    std::vector<Value*> values = dataInputs(node, *row);
+    values.push_back(const_cast<Node*>(node)->output());
+    for (const Value* value : values) {
+      if (!isTensor(value)) return "it reads a value that is no tensor";
+      const auto dtype = value->type()->expect<c10::TensorType>()->scalarType();
+      if (dtype && *dtype != at::kFloat) {
+        return std::string("it works on ") + c10::toString(*dtype) + " values";
+      }
+      if (aliases_->hasWriters(value)) return "an op writes its memory in place";
+    }
+    return "";
+  }
+
+  // The value whose qparams `value` has: up through ops that only move values.
+  Value* root(Value* value) const {
+    while (isPassing(value->node()) && !isObserved(value)) {
+      value = value->node()->input(findRow(value->node())->data[0]);
+    }
+    return value;
+  }
+
+  bool isObserved(const Value* value) const {
+    const auto found = program_.observations.find(value);
+    return found != program_.observations.end() && found->second.qparams.has_value();
+  }
+
+  // At convert: ops with a value that calibration could not give qparams to become float. That
+  // can take the qparams from others, hence the loop.
+  void dropUncalibrated() {
+    if (program_.observations.empty()) return;
+    for (bool changed = true; changed;) {
+      changed = false;
+      for (Node* node : listed_) {
+        if (!isCompute(node)) continue;
+        std::string reason = problemOf(node);
+        if (reason.empty()) continue;
+        candidates_.erase(node);
+        record(node).reason = std::move(reason);
+        changed = true;
+      }
+    }
+  }
+
+  std::string problemOf(Node* node) const {
+    for (Value* value : dataInputs(node, *findRow(node))) {
+      Value* source = root(value);
+      if (findRowOfCompute(source) == Role::kFixedQParams) continue;
+      if (!isObserved(source)) return problemAt(source);
+    }
+    if (findRow(node)->role == Role::kFixedQParams || isObserved(node->output())) return "";
+    const Node* activation = absorbable(node);
+    if (activation != nullptr && isObserved(activation->output())) return "";
+    return problemAt(activation != nullptr ? activation->output() : node->output());
+  }
+
+  std::optional<Role> findRowOfCompute(const Value* value) const {
+    if (!isCompute(value->node())) return std::nullopt;
+    return findRow(value->node())->role;
+  }
+
+  std::string problemAt(const Value* value) const {
+    const auto found = program_.observations.find(value);
+    return found == program_.observations.end() ? "one of its values was not observed"
+                                                : found->second.problem;
+  }
+
+  // The activation that alone follows an op and that the op can absorb.
+  Node* absorbable(Node* op) const {
+    const OpRow* row = findRow(op);
+    if (row->role == Role::kFixedQParams || !hasOneUse(op->output())) return nullptr;
+    Node* user = op->output()->uses()[0].user;
+    if (user->owningBlock() != op->owningBlock() || !isCandidate(user)) return nullptr;
+    if (user->kind() == c10::aten::relu) {
+      const Int8Row* int8 = program_.target->find(*row);
+      return int8 != nullptr && !int8->relu_op.empty() ? user : nullptr;
+    }
+    return activationBounds(user) ? user : nullptr;
+  }
+
+  void absorbActivation(Node* op) {
+    if (plan_->int8.count(op) == 0) return;
+    if (Node* activation = absorbable(op)) {
+      plan_->activation_of[op] = activation;
+      plan_->absorbed_by[activation] = op;
+    }
+  }
+
+  void markPathsTo(Node* op) {
+    if (!isCompute(op)) return;
+    for (Value* value : dataInputs(op, *findRow(op))) {
+      for (Value* end = root(value); value != end;) {
+        plan_->int8.insert(value->node());
+        value = value->node()->input(findRow(value->node())->data[0]);
+      }
+      needed_.emplace(root(value), record(op).qconfig);
+    }
+  }
+
+  // Values of int8 ops are moved on in int8: a quarter of the memory.
+  void markPathFrom(Node* node) {
+    if (!isPassing(node)) return;
+    const Value* source = root(node->output());
+    if (isInt8Output(source)) plan_->int8.insert(node);
+  }
+
+  bool isInt8Output(const Value* value) const {
+    const Node* node = value->node();
+    return isCompute(node) || plan_->absorbed_by.count(node) != 0;
+  }
+
+  void report(const Node* node) {
+    OpRecord& entry = record(node);
+    const auto absorbed = plan_->absorbed_by.find(node);
+    if (absorbed != plan_->absorbed_by.end()) {
+      entry.int8 = true;
+      entry.reason = std::string("absorbed by ") + absorbed->second->kind().toQualString();
+    } else if (plan_->int8.count(node) != 0) {
+      entry.int8 = true;
+      entry.reason = "int8";
+    } else if (isCandidate(node)) {
+      entry.reason = "it moves values between float ops";
+    }
+  }
+
+  // In graph order, so that the observers' names do not depend on addresses.
+  void listObserved() {
+    listBlock(method_.graph->block());
+  }
+
+  void listBlock(jit::Block* block) {
+    for (Value* input : block->inputs()) listIfNeeded(input);
+    for (Node* node : block->nodes()) {
+      for (jit::Block* inner : node->blocks()) listBlock(inner);
+      for (Value* output : node->outputs()) listIfNeeded(output);
+      if (plan_->int8.count(node) != 0) listShapes(node);
+    }
+  }
+
+  void listIfNeeded(Value* value) {
+    const Node* op = value->node();
+    const auto absorbed = plan_->absorbed_by.find(op);
+    if (absorbed != plan_->absorbed_by.end()) op = absorbed->second;
+    const bool is_output = isCompute(op) && plan_->outputOf(const_cast<Node*>(op)) == value;
+    if (is_output) {
+      if (findRow(op)->role == Role::kFixedQParams) return;
+      observe(value, record(op).qconfig);
+    } else if (const auto found = needed_.find(value); found != needed_.end()) {
+      observe(value, found->second);
+    }
+  }
+
+  void observe(Value* value, int64_t qconfig) {
+    plan_->observed.push_back({value, qconfig});
+    has_shapes_.insert(value);
+  }
+
+  void listShapes(const Node* node) {
+    const OpRow& row = *findRow(node);
+    const auto bounds = activationBounds(node);
+    const bool only_moves = row.role == Role::kSharesInput && !bounds &&
+                            node->kind() != c10::aten::max_pool1d &&
+                            node->kind() != c10::aten::max_pool2d &&
+                            node->kind() != c10::aten::max_pool3d;
+    if (only_moves) return;
+    for (Value* value : dataInputs(node, row)) {
+      if (has_shapes_.insert(value).second) plan_->shapes_only.push_back(value);
+    }
+  }
+
+  Program& program_;
+  Method& method_;
+  std::unique_ptr<jit::AliasDb> aliases_;
+  std::shared_ptr<Plan> plan_ = std::make_shared<Plan>();
+  std::vector<Node*> listed_;
+  std::unordered_set<const Node*> candidates_;
+  std::unordered_map<const Value*, int64_t> needed_;  // value -> qconfig of its first reader
+  std::unordered_set<const Value*> has_shapes_;
+};
+
+}  // namespace
+
+Value* Plan::outputOf(Node* op) const {
+  const auto found = activation_of.find(op);
+  return found == activation_of.end() ? op->output() : found->second->output();
+}
+
+bool Plan::isInt8Use(const jit::Use& use) const {
+  const Node* user = use.user;
+  if (user->kind() == c10::prim::ListConstruct) {
+    return hasOneUse(user->output()) && isInt8Use(user->output()->uses()[0]);
+  }
+  if (int8.count(user) == 0) return false;
+  const auto& data = findRow(user)->data;
+  return std::find(data.begin(), data.end(), use.offset) != data.end();
+}
+
+void plan(Program& program) {
+  for (Method& method : program.methods) method.plan = Planner(program, method).run();
+}
+
+}  // namespace jitquant

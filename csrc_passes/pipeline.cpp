@@ -1,0 +1,137 @@
+#include "pipeline.h"
+
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/passes/canonicalize.h>
+
+#include <algorithm>
+
+#include "error.h"
+#include "ir_util.h"
+#include "passes/passes.h"
+#include "plan.h"
+#include "targets/target.h"
+
+namespace jitquant {
+
+namespace {
+
+class Pipeline {
+ public:
+  explicit Pipeline(const Trace& trace) : trace_(trace) {}
+
+  Program program;
+
+  // Runs one pass after those in `after`, and checks every graph.
+  void run(const std::string& name, const std::vector<std::string>& after,
+           const std::function<void(Program&)>& pass) {
+    for (const std::string& other : after) {
+      if (std::find(done_.begin(), done_.end(), other) == done_.end()) {
+        throw PassError(name, "it ran before " + other);
+      }
+    }
+    try {
+      pass(program);
+      for (const Method& method : program.methods) method.graph->lint();
+    } catch (const UserError&) {
+      throw;
+    } catch (const c10::Error& error) {
+      throw PassError(name, error.what_without_backtrace());
+    } catch (const std::exception& error) {
+      throw PassError(name, error.what());
+    }
+    done_.push_back(name);
+    if (!trace_) return;
+    for (const Method& method : program.methods) {
+      trace_(name, method.name, jit::Canonicalize(method.graph)->toString(false));
+    }
+  }
+
+ private:
+  const Trace& trace_;
+  std::vector<std::string> done_;
+};
+
+void toNormalForm(Pipeline& pipeline, const jit::Module& model,
+                  const std::vector<std::string>& methods) {
+  pipeline.run("flatten", {}, [&](Program& program) {
+    program = flatten(model, methods, Observers::kKeep);
+    program.target = &quantizedTarget();
+  });
+  pipeline.run("fold_attributes", {"flatten"}, foldAttributes);
+  pipeline.run("functionalize", {"fold_attributes"}, functionalize);
+  pipeline.run("canonicalize", {"fold_attributes"}, canonicalize);
+  pipeline.run("canonicalize_linear", {"functionalize"}, canonicalizeLinear);
+  pipeline.run("fold_conv_bn", {"canonicalize"}, foldConvBn);
+}
+
+// The last step of every way through: only what the result needs moves into a fresh unit.
+Result finish(Pipeline& pipeline, bool strip) {
+  std::vector<std::string> methods;
+  for (const Method& method : pipeline.program.methods) methods.push_back(method.name);
+  auto records = std::move(pipeline.program.records);
+  pipeline.run("strip_origins", {}, [&](Program& program) {
+    if (strip) stripOrigins(program);
+    program = flatten(program.module, methods, strip ? Observers::kDrop : Observers::kKeep);
+  });
+  return {pipeline.program.module, std::move(records)};
+}
+
+}  // namespace
+
+Result prepare(const jit::Module& model, const std::vector<std::string>& methods,
+               const Resolver& resolve, std::vector<ObserverPair> qconfigs,
+               const jit::Module& shape_recorder, const Trace& trace) {
+  const at::NoGradGuard no_grad;
+  Pipeline pipeline(trace);
+  toNormalForm(pipeline, model, methods);
+  pipeline.run("fold_pad", {"fold_conv_bn"}, foldPad);
+  pipeline.program.qconfigs = std::move(qconfigs);
+  pipeline.run("plan", {"fold_pad"}, [&](Program& program) {
+    listOps(program);
+    for (OpRecord& record : program.records) record.qconfig = resolve(record.path, record.kind);
+    plan(program);
+  });
+  pipeline.run("insert_observers", {"plan"}, [&](Program& program) {
+    insertObservers(program, shape_recorder);
+    for (Method& method : program.methods) stripMarks(*method.graph);
+  });
+  return {pipeline.program.module, std::move(pipeline.program.records)};
+}
+
+Result convert(const jit::Module& prepared, const std::vector<std::string>& methods,
+               std::vector<OpRecord> records, bool debug,
+               const std::vector<std::string>& preserved, const Trace& trace) {
+  const at::NoGradGuard no_grad;
+  Pipeline pipeline(trace);
+  pipeline.run("flatten", {}, [&](Program& program) {
+    program = flatten(prepared, methods, Observers::kKeep);
+    program.target = &quantizedTarget();
+    program.records = std::move(records);
+  });
+  pipeline.run("fold_attributes", {"flatten"}, foldAttributes);
+  pipeline.run("collect_observers", {"fold_attributes"}, [](Program& program) {
+    attachRecords(program);
+    collectObservers(program);
+  });
+  pipeline.run("plan", {"collect_observers"}, plan);
+  pipeline.run("insert_qdq", {"plan"}, insertQdq);
+  if (debug) return finish(pipeline, /*strip=*/true);
+  pipeline.run("propagate_dequantize", {"insert_qdq"}, propagateDequantize);
+  pipeline.run("lower", {"propagate_dequantize"}, lower);
+  pipeline.run("verify", {"lower"}, verify);
+  pipeline.run("fuse", {"verify"}, fuse);
+  pipeline.run("freeze", {"fuse"}, [&](Program& program) { freeze(program, preserved); });
+  pipeline.run("fold_prepack", {"freeze"}, foldPrepack);
+  return finish(pipeline, /*strip=*/true);
+}
+
+Result fuseConvBn(const jit::Module& model, const std::vector<std::string>& methods,
+                  const Trace& trace) {
+  const at::NoGradGuard no_grad;
+  Pipeline pipeline(trace);
+  toNormalForm(pipeline, model, methods);
+  return finish(pipeline, /*strip=*/false);
+}
+
+}  // namespace jitquant

@@ -1,0 +1,36 @@
+#pragma once
+// What the plan pass decides. The passes after it apply the plan and decide nothing.
+
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "op_table.h"
+
+namespace jitquant {
+
+struct ObservedValue {
+  jit::Value* value;
+  int64_t qconfig;
+};
+
+// The plan of one method's graph. The pointer-keyed members are looked up, never iterated.
+struct Plan {
+  std::unordered_set<const jit::Node*> int8;                       // ops to become int8
+  std::unordered_map<const jit::Node*, jit::Node*> activation_of;  // op -> activation it absorbs
+  std::unordered_map<const jit::Node*, jit::Node*> absorbed_by;    // activation -> op
+  std::vector<ObservedValue> observed;   // values that get qparams, in graph order
+  std::vector<jit::Value*> shapes_only;  // further inputs of ops that verify will run
+
+  // The op's output after the activation that it absorbs.
+  jit::Value* outputOf(jit::Node* op) const;
+  // Whether an int8 op reads `use` as quantized data.
+  bool isInt8Use(const jit::Use& use) const;
+};
+
+// Lists the ops of the program in graph order into Program::records and marks their nodes.
+void listOps(Program& program);
+// Marks the nodes with the records that the program already has; raises where they do not match.
+void attachRecords(Program& program);
+
+}  // namespace jitquant

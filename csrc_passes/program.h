@@ -1,0 +1,84 @@
+#pragma once
+// What the passes work on: one flattened module, the graphs of its kept methods, and what is
+// known about their ops.
+
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace jitquant {
+
+namespace jit = torch::jit;
+
+// The observers that one qconfig asks for. Both are templates: each use works on a deep copy.
+struct ObserverPair {
+  jit::Module activation;
+  jit::Module weight;
+};
+
+// One listed op. The records of a program are in graph order, so that they find their nodes
+// again after the model was saved and loaded.
+struct OpRecord {
+  std::string method;
+  std::string kind;    // "aten::conv2d"
+  std::string path;    // module path, "" for the root
+  std::string source;  // "resnet.py:92", "" if unknown
+  int64_t qconfig = -1;  // index into Program::qconfigs, -1: stays float
+  bool int8 = false;
+  std::string reason;   // why it stays float, or how it is int8
+};
+
+// Quantization parameters, per tensor (one element) or per channel.
+struct QParams {
+  at::Tensor scale;       // float32 (1,) or (channels,)
+  at::Tensor zero_point;  // int64 (1,) or (channels,)
+  int64_t axis = -1;      // channel axis, -1 per tensor
+  at::ScalarType dtype = at::kQUInt8;
+
+  double scalarScale() const { return static_cast<double>(scale.item<float>()); }
+  int64_t scalarZeroPoint() const { return zero_point.item<int64_t>(); }
+};
+
+// What calibration left at one value.
+struct Observation {
+  std::optional<QParams> qparams;            // none for a value of which only shapes are kept
+  std::vector<std::vector<int64_t>> shapes;  // one per rank seen
+  int64_t calls = 0;
+  std::string problem;  // why the value cannot be quantized, "" if it can
+};
+
+// An op with its fused activation: what lower made, and what it stands for.
+struct Lowering {
+  jit::Node* float_op;
+  jit::Value* float_output;                // dequantized reference, before quantization
+  jit::Value* int8_output;                 // the int8 value that replaced it
+  jit::Node* quantize;                     // quantize_per_tensor of float_output
+  std::vector<jit::Value*> dequantized;    // data inputs of float_op
+};
+
+struct Plan;
+struct Target;
+
+struct Method {
+  std::string name;
+  std::shared_ptr<jit::Graph> graph;
+  std::shared_ptr<const Plan> plan;  // set by plan
+};
+
+struct Program {
+  jit::Module module;
+  std::vector<Method> methods;
+  const Target* target = nullptr;
+  std::vector<ObserverPair> qconfigs;
+  std::vector<OpRecord> records;
+  // Filled by collect_observers and used by the convert passes. Looked up, never iterated.
+  std::unordered_map<const jit::Value*, Observation> observations;
+  std::vector<Lowering> lowerings;
+};
+
+}  // namespace jitquant

@@ -1,0 +1,81 @@
+#include "qparams.h"
+
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "ir_util.h"
+#include "op_table.h"
+
+namespace jitquant {
+
+using jit::Node;
+using jit::Value;
+
+QParams perTensor(double scale, int64_t zero_point) {
+  QParams qparams;
+  qparams.scale = at::tensor({static_cast<float>(scale)});
+  qparams.zero_point = at::tensor({zero_point}, at::kLong);
+  return qparams;
+}
+
+void carryObservation(Program& program, const Value* from, const Value* to) {
+  const auto found = program.observations.find(from);
+  if (found == program.observations.end()) return;
+  const Observation observation = found->second;
+  program.observations[to] = observation;
+}
+
+QuantizePair insertQuantizePair(Value* value, const QParams& qparams, Node* before) {
+  jit::Graph& graph = *value->owningGraph();
+  const auto dtype = static_cast<int64_t>(qparams.dtype);
+  std::vector<Value*> inputs{value};
+  c10::Symbol kind = c10::aten::quantize_per_tensor;
+  if (qparams.axis >= 0) {
+    kind = c10::aten::quantize_per_channel;
+    inputs.push_back(insertConstantBefore(before, qparams.scale));
+    inputs.push_back(insertConstantBefore(before, qparams.zero_point));
+    inputs.push_back(insertConstantBefore(before, qparams.axis));
+  } else {
+    inputs.push_back(insertConstantBefore(before, qparams.scalarScale()));
+    inputs.push_back(insertConstantBefore(before, qparams.scalarZeroPoint()));
+  }
+  inputs.push_back(insertConstantBefore(before, dtype));
+  Node* quantize = graph.create(kind, inputs);
+  quantize->setScope(before->scope());
+  quantize->insertBefore(before);
+  Node* dequantize = graph.create(c10::aten::dequantize, {quantize->output()});
+  dequantize->setScope(before->scope());
+  dequantize->insertAfter(quantize);
+  return {quantize, dequantize};
+}
+
+std::optional<QParams> staticQParams(const Value* quantized) {
+  const Node* node = quantized->node();
+  size_t scale_index = 1;
+  if (node->kind().is_aten() && node->kind() != c10::aten::quantize_per_tensor) {
+    const OpRow* row = findRow(node);
+    if (row == nullptr) return std::nullopt;
+    const auto input = staticQParams(node->input(row->data[0]));
+    if (row->role == Role::kFixedQParams) return perTensor(row->fixed_scale, row->fixed_zero_point);
+    return input && row->role == Role::kSharesInput ? std::optional(sharedQParams(node, *input))
+                                                    : input;
+  }
+  if (node->kind() != c10::aten::quantize_per_tensor) {
+    if (node->inputs().size() < 3) return std::nullopt;
+    scale_index = node->inputs().size() - 2;  // int8 ops take output scale and zero point last
+  }
+  const auto scale = jit::toIValue(node->input(scale_index));
+  const auto zero_point = jit::toIValue(node->input(scale_index + 1));
+  if (!scale || !zero_point || !scale->isDouble() || !zero_point->isInt()) return std::nullopt;
+  return perTensor(scale->toDouble(), zero_point->toInt());
+}
+
+int64_t quantizeNumber(double value, const QParams& qparams) {
+  const double steps = std::nearbyint(value / qparams.scalarScale()) +
+                       static_cast<double>(qparams.scalarZeroPoint());
+  return static_cast<int64_t>(std::clamp(steps, 0.0, 255.0));
+}
+
+}  // namespace jitquant

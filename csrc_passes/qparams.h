@@ -1,0 +1,28 @@
+#pragma once
+// Quantize and dequantize nodes, and the qparams that a value has in a graph.
+
+#include <optional>
+
+#include "program.h"
+
+namespace jitquant {
+
+// %q = aten::quantize_per_tensor(%value, ...) and %d = aten::dequantize(%q), after `after`.
+struct QuantizePair {
+  jit::Node* quantize;
+  jit::Node* dequantize;
+};
+QuantizePair insertQuantizePair(jit::Value* value, const QParams& qparams, jit::Node* before);
+
+// The qparams of a per-tensor quantized value, where they are constants of the graph.
+std::optional<QParams> staticQParams(const jit::Value* quantized);
+
+// The integer to which the engine's saturating kernels quantize `value`: clamp(round(v/s)+z, 0, 255).
+int64_t quantizeNumber(double value, const QParams& qparams);
+
+// What calibration saw of `from` also holds for `to`, the value that stands for it.
+void carryObservation(Program& program, const jit::Value* from, const jit::Value* to);
+
+QParams perTensor(double scale, int64_t zero_point);
+
+}  // namespace jitquant

@@ -1,0 +1,85 @@
+#include <torch/csrc/jit/ir/ir.h>
+
+#include "error.h"
+#include "ir_util.h"
+#include "plan.h"
+
+namespace jitquant {
+
+using jit::Node;
+using jit::Value;
+
+namespace {
+
+bool holdsTensor(const c10::TypePtr& type) {
+  if (type->isSubtypeOf(*c10::TensorType::get())) return true;
+  for (const auto& inner : type->containedTypes()) {
+    if (holdsTensor(inner)) return true;
+  }
+  return false;
+}
+
+// Ops that compute tensors. What only reads shapes, or arranges values in the language, is not
+// an op that could be int8 or float.
+bool isListed(const Node* node) {
+  if (node->kind().is_prim()) return false;
+  const OpRow* row = findRow(node);
+  if (row != nullptr && row->role == Role::kMetadata) return false;
+  // Numbers that tracing keeps in tensors.
+  bool reads_tensor = node->inputs().empty();
+  for (const Value* input : node->inputs()) {
+    const bool is_number = input->node()->kind() == c10::prim::NumToTensor;
+    reads_tensor = reads_tensor || (holdsTensor(input->type()) && !is_number);
+  }
+  if (!reads_tensor) return false;
+  for (const Value* output : node->outputs()) {
+    if (holdsTensor(output->type())) return true;
+  }
+  return false;
+}
+
+std::vector<Node*> listedNodes(const Method& method) {
+  std::vector<Node*> nodes;
+  for (Node* node : allNodes(*method.graph)) {
+    if (isListed(node)) nodes.push_back(node);
+  }
+  return nodes;
+}
+
+}  // namespace
+
+void listOps(Program& program) {
+  for (const Method& method : program.methods) {
+    for (Node* node : listedNodes(method)) {
+      setMark(node, kOpMark, static_cast<int64_t>(program.records.size()));
+      OpRecord record;
+      record.method = method.name;
+      record.kind = node->kind().toQualString();
+      record.path = modulePath(node);
+      record.source = sourceLine(node);
+      program.records.push_back(std::move(record));
+    }
+  }
+}
+
+void attachRecords(Program& program) {
+  size_t next = 0;
+  for (const Method& method : program.methods) {
+    for (Node* node : listedNodes(method)) {
+      while (next < program.records.size() && program.records[next].method != method.name) ++next;
+      if (next == program.records.size() ||
+          program.records[next].kind != node->kind().toQualString()) {
+        throw UserError("the prepared model's graph was changed after prepare_jit: it now has " +
+                        describe(node) + " where prepare_jit saw " +
+                        (next == program.records.size() ? "the end of " + method.name
+                                                        : program.records[next].kind) +
+                        ". Run prepare_jit again on the float model.");
+      }
+      setMark(node, kOpMark, static_cast<int64_t>(next));
+      setModulePath(node, program.records[next].path);
+      ++next;
+    }
+  }
+}
+
+}  // namespace jitquant

@@ -1,0 +1,34 @@
+#pragma once
+// A target is a set of int8 ops that lower can use. Everything that knows their names is in
+// targets/; the passes read these rows.
+
+#include <string>
+#include <vector>
+
+#include "op_table.h"
+
+namespace jitquant {
+
+// How one row of the op table is spelled in int8.
+struct Int8Row {
+  std::string row;      // OpRow::name
+  std::string op;       // the int8 op; may be the float op, where that takes quantized tensors
+  std::string relu_op;  // the same with a fused relu, "" if there is none
+  std::string prepack;  // the op that packs weight and bias, "" if there are none
+  std::vector<size_t> prepack_args;  // inputs of the float op that it takes
+  std::vector<size_t> args;          // inputs of the float op that the int8 op takes
+  bool takes_qparams = false;        // output scale and zero point come last
+  int64_t tolerance = 1;  // most steps between the int8 op and dequantize-op-quantize
+};
+
+struct Target {
+  std::string name;
+  std::vector<Int8Row> rows;
+
+  const Int8Row* find(const OpRow& row) const;
+};
+
+// torch's quantized::* ops on quantized tensors.
+const Target& quantizedTarget();
+
+}  // namespace jitquant

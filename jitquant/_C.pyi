@@ -1,0 +1,54 @@
+"""Types of the C++ extension. Private: use the functions that `jitquant` exports."""
+
+from collections.abc import Callable
+
+import torch
+
+class OpRecord:
+    method: str
+    kind: str
+    path: str
+    source: str
+    qconfig: int
+    int8: bool
+    reason: str
+    def __init__(self) -> None: ...
+
+class Result:
+    @property
+    def module(self) -> torch._C.ScriptModule: ...
+    @property
+    def records(self) -> list[OpRecord]: ...
+
+class SupportedOp:
+    @property
+    def op(self) -> str: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def int8_op(self) -> str: ...
+    @property
+    def relu_op(self) -> str: ...
+
+def supported_ops() -> list[SupportedOp]: ...
+def prepare(
+    model: torch._C.ScriptModule,
+    methods: list[str],
+    resolve: Callable[[str, str], int],
+    qconfigs: list[tuple[torch._C.ScriptModule, torch._C.ScriptModule]],
+    shape_recorder: torch._C.ScriptModule,
+    trace: Callable[[str, str, str], None] | None,
+) -> Result: ...
+def convert(
+    prepared: torch._C.ScriptModule,
+    methods: list[str],
+    records: list[OpRecord],
+    debug: bool,
+    preserved: list[str],
+    trace: Callable[[str, str, str], None] | None,
+) -> Result: ...
+def fuse_conv_bn(
+    model: torch._C.ScriptModule,
+    methods: list[str],
+    trace: Callable[[str, str, str], None] | None,
+) -> Result: ...

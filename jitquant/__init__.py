@@ -1,0 +1,39 @@
+"""jitquant: int8 models out of TorchScript models."""
+
+from jitquant import _version_check
+
+_version_check.check()
+
+from jitquant._version import __version__  # noqa: E402
+from jitquant.coverage import Coverage, OpCoverage, coverage  # noqa: E402
+from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError  # noqa: E402
+from jitquant.qconfig import (  # noqa: E402
+    QConfig,
+    default_qconfig,
+    get_default_qconfig,
+    script_qconfig,
+)
+from jitquant.quantize import (  # noqa: E402
+    convert_jit,
+    fuse_conv_bn_jit,
+    prepare_jit,
+    quantize_jit,
+)
+
+__all__ = [
+    "Coverage",
+    "JitQuantError",
+    "JitQuantTypeError",
+    "JitQuantValueError",
+    "OpCoverage",
+    "QConfig",
+    "__version__",
+    "convert_jit",
+    "coverage",
+    "default_qconfig",
+    "fuse_conv_bn_jit",
+    "get_default_qconfig",
+    "prepare_jit",
+    "quantize_jit",
+    "script_qconfig",
+]

@@ -1,0 +1,169 @@
+"""Checks of what the user passes in. Each raises an error that says what to do instead."""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from jitquant import _state
+from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
+from jitquant.qconfig import QConfig, check_qconfig
+
+
+def check_script_module(model: object, function: str) -> torch.jit.ScriptModule:
+    """Return `model` if it is a ScriptModule with a forward."""
+    if isinstance(model, torch.jit.ScriptModule):
+        if not model._c._has_method("forward"):
+            raise JitQuantValueError(f"{function}: the model has no method 'forward'.")
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        raise JitQuantTypeError(
+            f"{function} takes a loaded model, got the path {os.fspath(model)!r}. "
+            f"Load it first: torch.jit.load({os.fspath(model)!r})."
+        )
+    if isinstance(model, torch.nn.Module):
+        raise JitQuantTypeError(
+            f"{function} takes a ScriptModule, got the nn.Module {type(model).__name__}. "
+            "Script or trace it first: torch.jit.script(model.eval()), or "
+            "torch.jit.trace(model.eval(), example_inputs)."
+        )
+    if isinstance(model, torch.jit.ScriptFunction):
+        raise JitQuantTypeError(
+            f"{function} takes a ScriptModule, got a ScriptFunction. Call it from the forward of an "
+            "nn.Module, and script that."
+        )
+    raise JitQuantTypeError(f"{function} takes a ScriptModule, got {type(model).__name__}.")
+
+
+def check_float_model(model: torch.jit.ScriptModule, function: str) -> None:
+    """Raise unless `model` is an unquantized float32 CPU model in eval mode."""
+    state = _state.read(model)
+    if state is not None:
+        hint = {
+            "prepared": "Calibrate it and call convert_jit.",
+            "converted": "It needs no second conversion.",
+            "debug": "Quantize the float model that it was made from.",
+        }[state.stage]
+        raise JitQuantValueError(f"{function}: the model is already {state.stage}. {hint}")
+    training = [name or "the top module" for name, m in model.named_modules() if _is_training(m)]
+    if training:
+        raise JitQuantValueError(
+            f"{function}: the model is in training mode ({_some(training)}). Call model.eval() "
+            "first; a traced model must be traced after eval()."
+        )
+    for name, parameter in model.named_parameters():
+        if parameter.device.type != "cpu":
+            raise JitQuantValueError(
+                f"{function}: the parameter {name!r} is on {parameter.device}; int8 models run on "
+                "the CPU. Call model.cpu() first."
+            )
+        if parameter.dtype.is_floating_point and parameter.dtype != torch.float32:
+            raise JitQuantValueError(
+                f"{function}: the parameter {name!r} is {parameter.dtype}, and only float32 models "
+                "can be quantized. Call model.float() first."
+            )
+
+
+def check_engine() -> str:
+    """Return the quantized engine that is set, which convert runs the int8 ops on."""
+    engine = str(torch.backends.quantized.engine)
+    supported = [name for name in torch.backends.quantized.supported_engines if name != "none"]
+    if engine not in supported:
+        raise JitQuantValueError(
+            f"the quantized engine is {engine!r}, and this torch has: {', '.join(supported)}. "
+            "Set torch.backends.quantized.engine to one of them."
+        )
+    return engine
+
+
+def check_prepared(model: torch.jit.ScriptModule) -> _state.State:
+    """Return the state of a model that prepare_jit made."""
+    state = _state.read(model)
+    if state is None:
+        raise JitQuantValueError(
+            "convert_jit: the model was not prepared. Call prepare_jit, run the result on sample "
+            "inputs, and convert that."
+        )
+    if state.stage != "prepared":
+        raise JitQuantValueError(f"convert_jit: the model is already {state.stage}.")
+    return state
+
+
+def check_qconfig_dict(
+    qconfig_dict: object, model: torch.jit.ScriptModule
+) -> dict[str, QConfig | None]:
+    """Return the configuration by module path, every key being '' or a submodule's path."""
+    if not isinstance(qconfig_dict, Mapping):
+        raise JitQuantTypeError(
+            "qconfig_dict must be a dict of submodule names to qconfigs, such as "
+            f"{{'': get_default_qconfig()}}, got {type(qconfig_dict).__name__}."
+        )
+    paths = [name for name, _ in model.named_modules()]
+    checked: dict[str, QConfig | None] = {}
+    for key, qconfig in qconfig_dict.items():
+        if not isinstance(key, str):
+            raise JitQuantTypeError(
+                f"qconfig_dict: keys are submodule names, got {key!r} of type {type(key).__name__}."
+            )
+        if key not in paths:
+            raise JitQuantValueError(
+                f"qconfig_dict: the model has no submodule {key!r}. {nearest(key, paths)}"
+            )
+        checked[key] = None if qconfig is None else check_qconfig(qconfig, f"qconfig_dict[{key!r}]")
+    if not any(checked.values()):
+        raise JitQuantValueError(
+            "qconfig_dict gives no qconfig, so nothing would be quantized. "
+            "Use {'': get_default_qconfig()} for the whole model."
+        )
+    return checked
+
+
+def check_preserved_attrs(
+    model: torch.jit.ScriptModule, preserved_attrs: Iterable[str] | None
+) -> tuple[list[str], list[str]]:
+    """Split names into methods to convert with forward, and attributes to keep."""
+    if isinstance(preserved_attrs, str):
+        raise JitQuantTypeError(
+            f"preserved_attrs must be a list of names, got the string {preserved_attrs!r}."
+        )
+    methods = ["forward"]
+    attributes = []
+    for name in preserved_attrs or ():
+        if model._c._has_method(name):
+            if name not in methods:
+                methods.append(name)
+        elif model._c.hasattr(name):
+            attributes.append(name)
+        else:
+            known = list(model._c._method_names())
+            known += [name for name, _ in model.named_children()]
+            raise JitQuantValueError(
+                f"preserved_attrs: the model has no method or attribute {name!r}. "
+                f"{nearest(name, known)}"
+            )
+    return methods, attributes
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """A sentence that names what the user may have meant."""
+    names = [candidate for candidate in candidates if candidate]
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or sorted(names)[:3]
+    return f"The nearest names are: {', '.join(map(repr, close))}." if close else "It has none."
+
+
+def as_model(module: torch._C.ScriptModule) -> torch.jit.ScriptModule:
+    """A C++ module as Python sees it."""
+    wrapped: object = torch.jit._recursive.wrap_cpp_module(module)
+    if not isinstance(wrapped, torch.jit.ScriptModule):
+        raise JitQuantError(f"torch gave {type(wrapped).__name__} for a C++ module.")
+    return wrapped
+
+
+def _is_training(module: torch.nn.Module) -> bool:
+    return bool(getattr(module, "training", False))
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -1,0 +1,84 @@
+"""The record that travels inside a prepared or converted model, as one string attribute."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from jitquant import _C
+from jitquant.errors import JitQuantError
+
+ATTRIBUTE = "jitquant_state"
+FORMAT = 1
+
+Stage = Literal["prepared", "converted", "debug"]
+
+
+@dataclass(frozen=True)
+class OpState:
+    """One listed op; the same fields as the records of the passes."""
+
+    method: str
+    kind: str
+    path: str
+    source: str
+    qconfig: int
+    int8: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What a model file says about how it was made."""
+
+    stage: Stage
+    ops: tuple[OpState, ...]
+    jitquant_version: str
+    torch_version: str
+    engine: str
+    format: int = field(default=FORMAT)
+
+    def records(self) -> list[_C.OpRecord]:
+        """The ops as the passes take them."""
+        records = []
+        for op in self.ops:
+            record = _C.OpRecord()
+            for name, value in asdict(op).items():
+                setattr(record, name, value)
+            records.append(record)
+        return records
+
+
+def ops_of(records: list[_C.OpRecord]) -> tuple[OpState, ...]:
+    """The passes' records as plain data."""
+    names = OpState.__dataclass_fields__
+    return tuple(OpState(**{name: getattr(record, name) for name in names}) for record in records)
+
+
+def read(model: torch.jit.ScriptModule) -> State | None:
+    """The state in `model`, or None if jitquant did not make it.
+
+    Raises:
+        JitQuantError: the state was written by a later jitquant.
+    """
+    module = model._c
+    if not module.hasattr(ATTRIBUTE):
+        return None
+    fields: dict[str, Any] = json.loads(module.getattr(ATTRIBUTE))
+    if fields["format"] != FORMAT:
+        raise JitQuantError(
+            f"the model was made by jitquant {fields['jitquant_version']} with state format "
+            f"{fields['format']}, this jitquant reads format {FORMAT}: install that version."
+        )
+    fields["ops"] = tuple(OpState(**op) for op in fields["ops"])
+    return State(**fields)
+
+
+def write(module: torch._C.ScriptModule, state: State) -> None:
+    """Put `state` into a C++ module."""
+    text = json.dumps(asdict(state), separators=(",", ":"))
+    if module.hasattr(ATTRIBUTE):
+        module.setattr(ATTRIBUTE, text)
+    else:
+        module._register_attribute(ATTRIBUTE, torch._C.StringType.get(), text)

@@ -1,0 +1,121 @@
+"""Takes a user's torch.ao.quantization objects. The only module that knows torch.ao's names.
+
+torch.ao is never imported here: an object that comes from it brings its module along, so class
+names and attributes are enough.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
+from jitquant.observers import (
+    FixedQParamsObserver,
+    HistogramObserver,
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    Observer,
+    ObserverFactory,
+    PerChannelMinMaxObserver,
+)
+
+__all__ = ["convert_observer", "is_torch_ao", "make", "supported_observers", "unpack_qconfig"]
+
+# torch.ao's class name: our class, and what it takes besides dtype, qscheme, range and eps
+_OBSERVERS: dict[str, tuple[type[Observer], tuple[str, ...]]] = {
+    "FixedQParamsObserver": (FixedQParamsObserver, ("scale", "zero_point")),
+    "HistogramObserver": (HistogramObserver, ("bins",)),
+    "MinMaxObserver": (MinMaxObserver, ()),
+    "MovingAverageMinMaxObserver": (MovingAverageMinMaxObserver, ("averaging_constant",)),
+    "MovingAveragePerChannelMinMaxObserver": (
+        MovingAveragePerChannelMinMaxObserver,
+        ("averaging_constant", "ch_axis"),
+    ),
+    "PerChannelMinMaxObserver": (PerChannelMinMaxObserver, ("ch_axis",)),
+}
+
+
+def is_torch_ao(obj: object) -> bool:
+    """Whether `obj` is a class of torch.ao or an instance of one."""
+    cls = obj if isinstance(obj, type) else type(obj)
+    return cls.__module__.startswith("torch.ao")
+
+
+def supported_observers() -> list[str]:
+    """Names of the torch.ao observer classes that `convert_observer` takes, sorted."""
+    return sorted(_OBSERVERS)
+
+
+def unpack_qconfig(
+    qconfig: object, where: str
+) -> tuple[Callable[[], torch.nn.Module], Callable[[], torch.nn.Module]]:
+    """Return activation and weight factory of a torch.ao QConfig, as the user gave them.
+
+    Raises:
+        JitQuantValueError: a QConfigDynamic.
+        JitQuantTypeError: any other object that is not a torch.ao QConfig.
+    """
+    name = type(qconfig).__name__
+    if name == "QConfigDynamic":
+        raise JitQuantValueError(
+            f"{where}: dynamic quantization is not supported, got a torch.ao QConfigDynamic"
+        )
+    if name != "QConfig":
+        raise JitQuantTypeError(f"{where}: expected a QConfig, got torch.ao's {name}")
+    fields: Any = qconfig
+    return fields.activation, fields.weight
+
+
+def make(factory: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """Call `factory`; torch.ao's warnings about its own arguments are not the user's business."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Please use quant_min and quant_max")
+        return factory()
+
+
+def convert_observer(observer: torch.nn.Module, where: str) -> ObserverFactory:
+    """Return a factory of our observer with the arguments of this torch.ao observer.
+
+    Raises:
+        JitQuantValueError: a fake-quantize module, a dynamic or placeholder observer, or arguments
+            that our observer does not take.
+        JitQuantTypeError: a class without a counterpart here.
+    """
+    source: Any = observer
+    name = type(observer).__name__
+    if "FakeQuant" in name:
+        raise JitQuantValueError(
+            f"{where}: {name} is for quantization-aware training, which jitquant does not do; "
+            "pass an observer"
+        )
+    if name == "PlaceholderObserver" or getattr(source, "is_dynamic", False):
+        raise JitQuantValueError(
+            f"{where}: {name} keeps no statistics or asks for dynamic quantization, "
+            "which jitquant does not do; pass an observer that sees data"
+        )
+    if name not in _OBSERVERS:
+        raise JitQuantTypeError(
+            f"{where}: torch.ao's {name} is not supported, only {', '.join(supported_observers())}"
+        )
+    cls, extra = _OBSERVERS[name]
+    kwargs: dict[str, Any] = {"dtype": source.dtype, "qscheme": source.qscheme}
+    for argument in extra:
+        value = getattr(source, argument)
+        kwargs[argument] = value.item() if isinstance(value, torch.Tensor) else value
+    if cls is FixedQParamsObserver:
+        kwargs.update(quant_min=source.quant_min, quant_max=source.quant_max)
+    else:
+        kwargs["eps"] = source.eps.item()
+        if source.has_customized_qrange:  # already halved if reduce_range was given too
+            kwargs.update(quant_min=source.quant_min, quant_max=source.quant_max)
+        else:
+            kwargs["reduce_range"] = source.reduce_range
+    factory = cls.with_args(**kwargs)
+    try:
+        factory()
+    except JitQuantError as error:
+        raise type(error)(f"{where}: {error}") from error
+    return factory

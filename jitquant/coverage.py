@@ -1,0 +1,92 @@
+"""Which ops of a model are int8, which stayed float, and why."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from tabulate import tabulate
+
+from jitquant import _checks, _state
+from jitquant.errors import JitQuantValueError
+
+__all__ = ["Coverage", "OpCoverage", "coverage"]
+
+
+@dataclass(frozen=True)
+class OpCoverage:
+    """What became of one op of the float model.
+
+    Attributes:
+        method: the model's method that runs it, such as "forward".
+        op: the float op, such as "aten::conv2d".
+        module: path of the module that called it, "" for the top module.
+        source: file and line of the user's code, "" if the archive does not say.
+        int8: whether it is (or after convert_jit will be) int8.
+        reason: how it is int8 ("quantized::conv2d_relu"), or why it stays float.
+    """
+
+    method: str
+    op: str
+    module: str
+    source: str
+    int8: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """All ops of a model in graph order; prints as a table.
+
+    Attributes:
+        stage: "prepared" (a plan), "converted", or "debug" (int8 emulated in float).
+        ops: one entry for each op that computes tensors.
+    """
+
+    stage: str
+    ops: tuple[OpCoverage, ...]
+
+    @property
+    def int8(self) -> tuple[OpCoverage, ...]:
+        """The ops that are int8."""
+        return tuple(op for op in self.ops if op.int8)
+
+    @property
+    def float(self) -> tuple[OpCoverage, ...]:
+        """The ops that stay float."""
+        return tuple(op for op in self.ops if not op.int8)
+
+    def summary(self) -> str:
+        """One line with the counts, and a line for each reason why ops stay float."""
+        lines = [f"{len(self.int8)} of {len(self.ops)} ops int8"]
+        reasons = Counter(f"{op.op}: {op.reason}" for op in self.float)
+        lines += [f"  float, {count} x {reason}" for reason, count in reasons.most_common()]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        rows = [
+            (op.method, op.module, op.op, "int8" if op.int8 else "float", op.reason, op.source)
+            for op in self.ops
+        ]
+        headers = ("method", "module", "op", "runs in", "how or why", "source")
+        return f"{tabulate(rows, headers=headers)}\n\n{self.summary()}"
+
+
+def coverage(model: torch.jit.ScriptModule) -> Coverage:
+    """Return which ops of a prepared or converted model are int8, and why the others are not.
+
+    It works on a loaded file too: the record travels in it.
+
+    Raises:
+        JitQuantTypeError: model is not a ScriptModule.
+        JitQuantValueError: jitquant did not make the model.
+    """
+    state = _state.read(_checks.check_script_module(model, "coverage"))
+    if state is None:
+        raise JitQuantValueError(
+            "coverage: the model has no coverage record, so prepare_jit or convert_jit did not "
+            "make it."
+        )
+    ops = tuple(
+        OpCoverage(op.method, op.kind, op.path, op.source, op.int8, op.reason) for op in state.ops
+    )
+    return Coverage(state.stage, ops)

@@ -1,0 +1,196 @@
+"""QConfig: which observers choose the qparams of activations and of weights."""
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from jitquant import _torch_ao
+from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
+from jitquant.observers import (
+    HistogramObserver,
+    MinMaxObserver,
+    Observer,
+    ObserverFactory,
+    PerChannelMinMaxObserver,
+    ShapeRecorder,
+)
+
+__all__ = [
+    "QConfig",
+    "check_qconfig",
+    "default_qconfig",
+    "get_default_qconfig",
+    "script_qconfig",
+]
+
+# Bits of the weights by engine; activations have 8 bits on all of them. 8-bit activations times
+# 8-bit weights overflow the 16-bit sums of two products that fbgemm and onednn (x86 is either of
+# them) form on CPUs without VNNI. With 7 bits a weight is at most 64 in size (63.5 rounds up), and
+# 2 * 255 * 64 = 32640 < 32768. qnnpack sums in 32 bits.
+_WEIGHT_BITS = {"x86": 7, "fbgemm": 7, "onednn": 7, "qnnpack": 8}
+
+
+class QConfig(NamedTuple):
+    """How to quantize an op: what makes the observer of its activations and of its weight.
+
+    Attributes:
+        activation: observer class, `Observer.with_args(...)`, or any function that returns a new
+            observer. Per tensor, quint8.
+        weight: the same for the weight. Per tensor or per channel, qint8.
+    """
+
+    activation: Callable[[], torch.nn.Module]
+    weight: Callable[[], torch.nn.Module]
+
+
+def _per_channel_weight(bits: int) -> ObserverFactory:
+    return PerChannelMinMaxObserver.with_args(
+        dtype=torch.qint8, qscheme=torch.per_channel_symmetric, reduce_range=bits == 7
+    )
+
+
+def _per_tensor_weight(bits: int) -> ObserverFactory:
+    return MinMaxObserver.with_args(
+        dtype=torch.qint8, qscheme=torch.per_tensor_symmetric, reduce_range=bits == 7
+    )
+
+
+default_qconfig = QConfig(
+    activation=MinMaxObserver.with_args(), weight=_per_channel_weight(_WEIGHT_BITS["x86"])
+)
+"""Minimum and maximum for activations (fast to calibrate), weights as on x86."""
+
+
+def get_default_qconfig(backend: str = "x86", *, weight_bits: int | None = None) -> QConfig:
+    """Return the QConfig that suits a quantized engine.
+
+    Activations: `HistogramObserver`, quint8, 8 bits. Weights, qint8 and symmetric: per channel on
+    x86, fbgemm and onednn, per tensor on qnnpack.
+
+    Args:
+        backend: "x86", "fbgemm", "onednn" or "qnnpack".
+        weight_bits: 7 or 8; by default 7, and 8 on qnnpack. 8-bit weights on x86, fbgemm and onednn
+            need a CPU with AVX512-VNNI or AMX: without, the sum of two 8-bit times 8-bit products
+            overflows 16 bits, and results are silently wrong. With 7 bits it never does:
+            2 * 255 * 64 = 32640 < 32768.
+
+    Raises:
+        JitQuantTypeError: backend is not a string, or weight_bits not an int.
+        JitQuantValueError: an unknown backend, one that this torch has no engine for, or
+            weight_bits other than 7 and 8.
+    """
+    if not isinstance(backend, str):
+        raise JitQuantTypeError(f"backend must be a string, got {backend!r}")
+    if backend not in _WEIGHT_BITS:
+        raise JitQuantValueError(
+            f"unknown backend {backend!r}, known are: {', '.join(_WEIGHT_BITS)}"
+        )
+    engines = list(torch.backends.quantized.supported_engines)
+    if backend not in engines:
+        raise JitQuantValueError(
+            f"this torch has no engine {backend!r}, it has: {', '.join(engines)}"
+        )
+    bits = _WEIGHT_BITS[backend] if weight_bits is None else weight_bits
+    if not isinstance(bits, int) or isinstance(bits, bool):
+        raise JitQuantTypeError(f"weight_bits must be an int, got {bits!r}")
+    if bits not in (7, 8):
+        raise JitQuantValueError(f"weight_bits must be 7 or 8, got {bits}")
+    weight = _per_tensor_weight(bits) if backend == "qnnpack" else _per_channel_weight(bits)
+    return QConfig(activation=HistogramObserver.with_args(), weight=weight)
+
+
+def script_qconfig(qconfig: object) -> QConfig:
+    """Check `qconfig`, and return a QConfig that holds both observers, built and scripted.
+
+    The two fields of the result are the scripted modules themselves, not factories.
+
+    Raises:
+        JitQuantTypeError, JitQuantValueError: see `check_qconfig`.
+    """
+    checked = check_qconfig(qconfig, "qconfig")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
+        return QConfig(
+            activation=torch.jit.script(checked.activation()),
+            weight=torch.jit.script(checked.weight()),
+        )
+
+
+def check_qconfig(qconfig: object, where: str) -> QConfig:
+    """Return `qconfig` as a QConfig whose factories give jitquant observers fit for the engines.
+
+    Args:
+        qconfig: a `QConfig`, or a torch.ao.quantization.QConfig, of observers of either.
+        where: what the errors call it, such as "qconfig_dict['']".
+
+    Raises:
+        JitQuantTypeError: not a QConfig, an observer instance instead of a factory, or a factory
+            that gives anything but an observer that jitquant knows.
+        JitQuantValueError: activation and weight swapped, a per-channel or qint8 activation, a
+            quint8 weight, a dynamic or placeholder observer, a fake-quantize module.
+    """
+    if isinstance(qconfig, QConfig):
+        given = qconfig
+    elif _torch_ao.is_torch_ao(qconfig):
+        given = QConfig(*_torch_ao.unpack_qconfig(qconfig, where))
+    else:
+        raise JitQuantTypeError(
+            f"{where}: expected a jitquant.QConfig or torch.ao.quantization.QConfig, "
+            f"got {qconfig!r} of type {type(qconfig).__name__}"
+        )
+    activation_factory, activation = _check_factory(given.activation, f"{where}, activation")
+    weight_factory, weight = _check_factory(given.weight, f"{where}, weight")
+
+    if activation.ch_axis >= 0:
+        raise JitQuantValueError(
+            f"{where}: the activation observer is per channel ({type(activation).__name__}), but "
+            "activations are quantized per tensor; are activation and weight swapped?"
+        )
+    if activation.dtype == torch.qint8 and weight.dtype == torch.quint8:
+        raise JitQuantValueError(
+            f"{where}: the activation observer gives qint8 and the weight observer quint8; "
+            "are activation and weight swapped?"
+        )
+    if activation.dtype == torch.qint8:
+        raise JitQuantValueError(
+            f"{where}: the activation observer gives qint8, and no engine runs them; use quint8"
+        )
+    if weight.dtype == torch.quint8:
+        raise JitQuantValueError(
+            f"{where}: the weight observer gives quint8, but engines take qint8 weights only"
+        )
+    return QConfig(activation=activation_factory, weight=weight_factory)
+
+
+def _check_factory(factory: object, where: str) -> tuple[Callable[[], torch.nn.Module], Observer]:
+    """Return a factory of jitquant observers that does what `factory` does, and one observer."""
+    if isinstance(factory, torch.nn.Module):
+        raise JitQuantTypeError(
+            f"{where}: expected an observer class or its with_args(...), "
+            f"got an instance of {type(factory).__name__}"
+        )
+    if not callable(factory):
+        raise JitQuantTypeError(
+            f"{where}: expected an observer class or its with_args(...), got {factory!r}"
+        )
+    try:
+        product = _torch_ao.make(factory)
+    except JitQuantError as error:
+        raise type(error)(f"{where}: {error}") from error
+    except Exception as error:
+        raise JitQuantTypeError(
+            f"{where}: {factory!r} cannot be called without arguments: {error}"
+        ) from error
+    if isinstance(product, ShapeRecorder):
+        raise JitQuantValueError(f"{where}: a ShapeRecorder keeps no statistics, so no qparams")
+    if isinstance(product, Observer):
+        return factory, product
+    if _torch_ao.is_torch_ao(product):
+        converted = _torch_ao.convert_observer(product, where)
+        return converted, converted()
+    raise JitQuantTypeError(
+        f"{where}: expected a jitquant observer or one of torch.ao's "
+        f"{', '.join(_torch_ao.supported_observers())}, got {type(product).__name__}"
+    )

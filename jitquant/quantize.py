@@ -1,0 +1,202 @@
+"""Post-training static quantization of TorchScript models."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from jitquant import _C, _checks, _state
+from jitquant._version import __version__
+from jitquant.observers import ShapeRecorder
+from jitquant.qconfig import QConfig, script_qconfig
+
+__all__ = ["convert_jit", "fuse_conv_bn_jit", "prepare_jit", "quantize_jit"]
+
+Trace = Callable[[str, str, str], None]
+"""Called after each pass with its name, the method's name and the graph's canonical text."""
+
+_NO_CONFIG = -1
+_NOT_COVERED = -2
+
+
+def quantize_jit(
+    model: torch.jit.ScriptModule,
+    qconfig_dict: Mapping[str, Any],
+    run_fn: Callable[..., Any],
+    run_args: Sequence[Any],
+    inplace: bool = False,
+    debug: bool = False,
+) -> torch.jit.ScriptModule:
+    """Prepare, calibrate and convert in one call.
+
+    Args:
+        model: a scripted, traced or loaded float32 model in eval mode, on the CPU.
+        qconfig_dict: see `prepare_jit`.
+        run_fn: calibrates; called as `run_fn(prepared_model, *run_args)`.
+        run_args: further arguments of run_fn.
+        inplace: also put the result into `model`, as the last step.
+        debug: see `convert_jit`.
+
+    Returns:
+        The quantized model. `model` is unchanged unless inplace.
+
+    Raises:
+        JitQuantError: see `prepare_jit` and `convert_jit`.
+    """
+    prepared = prepare_jit(model, qconfig_dict)
+    run_fn(prepared, *run_args)
+    return _finish(convert_jit(prepared, debug=debug), model, inplace)
+
+
+def prepare_jit(
+    model: torch.jit.ScriptModule, qconfig_dict: Mapping[str, Any], inplace: bool = False
+) -> torch.jit.ScriptModule:
+    """Copy the model, fold BatchNorm into convolutions, and insert observers.
+
+    The result computes what the model computes, in float, and records what it sees. Run it on
+    sample inputs, then call `convert_jit`. It can be saved and loaded in between.
+
+    Args:
+        model: a scripted, traced or loaded float32 model in eval mode, on the CPU.
+        qconfig_dict: submodule path to `QConfig` (ours or torch.ao's), or None to leave the
+            submodule float. "" is the whole model; a key covers the children of its module that no
+            longer key covers.
+        inplace: also put the result into `model`, as the last step.
+
+    Returns:
+        The prepared model. It shares parameters with `model`, and nothing that a run writes.
+
+    Raises:
+        JitQuantTypeError: model or qconfig_dict is of a wrong type.
+        JitQuantValueError: training mode, parameters that are not float32 or not on the CPU, a
+            model that jitquant made, an unknown key, a qconfig that no engine can run.
+        JitQuantError: the graph cannot be flattened, or runs an op in training mode.
+    """
+    checked = _checks.check_script_module(model, "prepare_jit")
+    return _finish(_prepare(checked, qconfig_dict, None), checked, inplace)
+
+
+def convert_jit(
+    model: torch.jit.ScriptModule,
+    inplace: bool = False,
+    debug: bool = False,
+    preserved_attrs: Iterable[str] | None = None,
+) -> torch.jit.ScriptModule:
+    """Turn a calibrated model into an int8 model that needs only torch to run.
+
+    Args:
+        model: what `prepare_jit` returned, after it ran on sample inputs.
+        inplace: also put the result into `model`, as the last step.
+        debug: True gives a model that emulates int8 in float: `aten::quantize_per_tensor` and
+            `aten::dequantize` around float ops, weights still float and reachable by name.
+        preserved_attrs: methods (converted as well) and attributes that the result keeps besides
+            forward.
+
+    Returns:
+        The converted model, frozen, with packed weights. `model` is unchanged unless inplace.
+
+    Raises:
+        JitQuantTypeError: model is not a ScriptModule.
+        JitQuantValueError: model was not prepared, or is converted already; preserved_attrs names
+            nothing; the quantized engine is not available.
+        JitQuantError: no calibration ran, an observer saw no data, or NaN or infinite values.
+    """
+    checked = _checks.check_script_module(model, "convert_jit")
+    return _finish(_convert(checked, debug, preserved_attrs, None), checked, inplace)
+
+
+def fuse_conv_bn_jit(model: torch.jit.ScriptModule, inplace: bool = False) -> torch.jit.ScriptModule:
+    """Fold BatchNorm in eval mode into the convolution before it, and do nothing else.
+
+    Args:
+        model: a scripted, traced or loaded float32 model in eval mode, on the CPU.
+        inplace: also put the result into `model`, as the last step.
+
+    Returns:
+        The folded float model, with the calls of submodules inlined.
+
+    Raises:
+        JitQuantError: see `prepare_jit`.
+    """
+    checked = _checks.check_script_module(model, "fuse_conv_bn_jit")
+    _checks.check_float_model(checked, "fuse_conv_bn_jit")
+    result = _C.fuse_conv_bn(checked._c, _methods(checked), None)
+    return _finish(_checks.as_model(result.module), checked, inplace)
+
+
+def _prepare(
+    model: torch.jit.ScriptModule, qconfig_dict: Mapping[str, Any], trace: Trace | None
+) -> torch.jit.ScriptModule:
+    _checks.check_float_model(model, "prepare_jit")
+    by_path = _checks.check_qconfig_dict(qconfig_dict, model)
+    engine = _checks.check_engine()
+    distinct = list(dict.fromkeys(qconfig for qconfig in by_path.values() if qconfig is not None))
+    result = _C.prepare(
+        model._c,
+        _methods(model),
+        _resolver(by_path, distinct),
+        [_observers(qconfig) for qconfig in distinct],
+        torch.jit.script(ShapeRecorder())._c,
+        trace,
+    )
+    _state.write(result.module, _new_state("prepared", result, engine))
+    return _checks.as_model(result.module)
+
+
+def _convert(
+    model: torch.jit.ScriptModule,
+    debug: bool,
+    preserved_attrs: Iterable[str] | None,
+    trace: Trace | None,
+) -> torch.jit.ScriptModule:
+    state = _checks.check_prepared(model)
+    methods, attributes = _checks.check_preserved_attrs(model, preserved_attrs)
+    engine = _checks.check_engine()
+    records = [record for record in state.records() if record.method in methods]
+    result = _C.convert(model._c, methods, records, debug, attributes, trace)
+    _state.write(result.module, _new_state("debug" if debug else "converted", result, engine))
+    return _checks.as_model(result.module)
+
+
+def _resolver(
+    by_path: Mapping[str, QConfig | None], distinct: list[QConfig]
+) -> Callable[[str, str], int]:
+    """The longest key that covers a module path decides."""
+
+    def resolve(path: str, kind: str) -> int:
+        parts = path.split(".") if path else []
+        for length in range(len(parts), -1, -1):
+            key = ".".join(parts[:length])
+            if key in by_path:
+                qconfig = by_path[key]
+                return _NO_CONFIG if qconfig is None else distinct.index(qconfig)
+        return _NOT_COVERED
+
+    return resolve
+
+
+def _observers(qconfig: QConfig) -> tuple[torch._C.ScriptModule, torch._C.ScriptModule]:
+    scripted: Any = script_qconfig(qconfig)
+    return scripted.activation._c, scripted.weight._c
+
+
+def _methods(model: torch.jit.ScriptModule) -> list[str]:
+    """All methods but those that serialization calls, forward first."""
+    names = model._c._method_names()
+    others = sorted(name for name in names if name != "forward" and not name.startswith("__"))
+    return ["forward", *others]
+
+
+def _new_state(stage: _state.Stage, result: _C.Result, engine: str) -> _state.State:
+    ops = _state.ops_of(result.records)
+    return _state.State(stage, ops, __version__, str(torch.__version__), engine)
+
+
+def _finish(
+    result: torch.jit.ScriptModule, model: torch.jit.ScriptModule, inplace: bool
+) -> torch.jit.ScriptModule:
+    """The one place where a user's model changes: all at once, after everything succeeded."""
+    if not inplace:
+        return result
+    model._reconstruct(result._c)
+    return model
