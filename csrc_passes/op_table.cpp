@@ -122,7 +122,7 @@ std::vector<OpRow> makeTable() {
   for (const char* name :
        {"aten::relu", "aten::max_pool1d", "aten::max_pool2d", "aten::max_pool3d", "aten::flatten",
         "aten::view", "aten::reshape", "aten::permute", "aten::transpose", "aten::t",
-        "aten::squeeze", "aten::unsqueeze", "aten::contiguous", "aten::detach"}) {
+        "aten::squeeze", "aten::unsqueeze", "aten::contiguous", "aten::detach", "aten::slice"}) {
     rows.push_back({name, Role::kSharesInput, first});
   }
   for (const char* name : {"aten::size", "aten::dim", "aten::len", "aten::numel"}) {

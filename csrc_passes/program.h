@@ -39,6 +39,7 @@ struct QParams {
   at::Tensor zero_point;  // int64 (1,) or (channels,)
   int64_t axis = -1;      // channel axis, -1 per tensor
   at::ScalarType dtype = at::kQUInt8;
+  int64_t quant_max = 255;  // highest integer that the observer means to use
 
   double scalarScale() const { return static_cast<double>(scale.item<float>()); }
   int64_t scalarZeroPoint() const { return zero_point.item<int64_t>(); }

@@ -1,6 +1,6 @@
 #include "qparams.h"
 
-#include <ATen/ops/tensor.h>
+#include <ATen/ATen.h>
 
 #include <algorithm>
 #include <cmath>
@@ -18,6 +18,30 @@ QParams perTensor(double scale, int64_t zero_point) {
   qparams.scale = at::tensor({static_cast<float>(scale)});
   qparams.zero_point = at::tensor({zero_point}, at::kLong);
   return qparams;
+}
+
+QParams readQParams(jit::Module observer) {
+  const auto result = observer.run_method("calculate_qparams").toTupleRef().elements().vec();
+  QParams qparams;
+  qparams.scale = result[0].toTensor().to(at::kFloat).reshape({-1});
+  qparams.zero_point = result[1].toTensor().to(at::kLong).reshape({-1});
+  qparams.dtype = static_cast<at::ScalarType>(observer.attr("dtype").toInt());
+  qparams.quant_max = observer.attr("quant_max").toInt();
+  qparams.axis = observer.attr("ch_axis").toInt();
+  return qparams;
+}
+
+QParams tighten(const QParams& qparams, std::pair<double, double> bounds) {
+  const auto [low, high] = bounds;
+  const bool saturates = quantizeNumber(low, qparams) == 0 && quantizeNumber(high, qparams) == 255;
+  if (saturates || !std::isfinite(high) || qparams.quant_max != 255) return qparams;
+  const double scale = qparams.scalarScale();
+  const auto zero_point = static_cast<double>(qparams.scalarZeroPoint());
+  const double lowest = std::min(0.0, std::max(low, (0 - zero_point) * scale));
+  const double highest = std::max(0.0, std::min(high, (255 - zero_point) * scale));
+  if (!(lowest < highest)) return qparams;
+  const double tight = (highest - lowest) / 255;
+  return perTensor(tight, static_cast<int64_t>(std::nearbyint(-lowest / tight)));
 }
 
 void carryObservation(Program& program, const Value* from, const Value* to) {

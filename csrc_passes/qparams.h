@@ -23,6 +23,13 @@ int64_t quantizeNumber(double value, const QParams& qparams);
 // What calibration saw of `from` also holds for `to`, the value that stands for it.
 void carryObservation(Program& program, const jit::Value* from, const jit::Value* to);
 
+// Calls an observer's calculate_qparams.
+QParams readQParams(jit::Module observer);
+
+// qparams for a value that lies within `bounds`: a range that an observer chose wider is cut, so
+// that the bounds are the lowest and highest integer. Only where all 8 bits are in use.
+QParams tighten(const QParams& qparams, std::pair<double, double> bounds);
+
 QParams perTensor(double scale, int64_t zero_point);
 
 }  // namespace jitquant

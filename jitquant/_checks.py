@@ -30,8 +30,8 @@ def check_script_module(model: object, function: str) -> torch.jit.ScriptModule:
         )
     if isinstance(model, torch.jit.ScriptFunction):
         raise JitQuantTypeError(
-            f"{function} takes a ScriptModule, got a ScriptFunction. Call it from the forward of an "
-            "nn.Module, and script that."
+            f"{function} takes a ScriptModule, got a ScriptFunction. Call it from the forward of "
+            "an nn.Module, and script that."
         )
     raise JitQuantTypeError(f"{function} takes a ScriptModule, got {type(model).__name__}.")
 
@@ -52,17 +52,36 @@ def check_float_model(model: torch.jit.ScriptModule, function: str) -> None:
             f"{function}: the model is in training mode ({_some(training)}). Call model.eval() "
             "first; a traced model must be traced after eval()."
         )
+    check_tensors(model, function)
+
+
+def check_tensors(model: torch.jit.ScriptModule, function: str) -> None:
+    """Raise unless parameters and buffers are on the CPU, and floating-point parameters float32."""
+    for kind, tensors in (
+        ("parameter", model.named_parameters()),
+        ("buffer", model.named_buffers()),
+    ):
+        for name, tensor in tensors:
+            if tensor.device.type != "cpu":
+                raise JitQuantValueError(
+                    f"{function}: the {kind} {name!r} is on {tensor.device}; int8 models run on "
+                    "the CPU. Call model.cpu() first."
+                )
     for name, parameter in model.named_parameters():
-        if parameter.device.type != "cpu":
-            raise JitQuantValueError(
-                f"{function}: the parameter {name!r} is on {parameter.device}; int8 models run on "
-                "the CPU. Call model.cpu() first."
-            )
         if parameter.dtype.is_floating_point and parameter.dtype != torch.float32:
             raise JitQuantValueError(
                 f"{function}: the parameter {name!r} is {parameter.dtype}, and only float32 models "
                 "can be quantized. Call model.float() first."
             )
+
+
+def check_run_fn(run_fn: object) -> None:
+    """Raise unless `run_fn` can be called."""
+    if not callable(run_fn):
+        raise JitQuantTypeError(
+            "quantize_jit: run_fn must be a function that runs the prepared model on sample "
+            f"inputs, got {type(run_fn).__name__}."
+        )
 
 
 def check_engine() -> str:
@@ -87,6 +106,7 @@ def check_prepared(model: torch.jit.ScriptModule) -> _state.State:
         )
     if state.stage != "prepared":
         raise JitQuantValueError(f"convert_jit: the model is already {state.stage}.")
+    check_tensors(model, "convert_jit")
     return state
 
 
@@ -127,9 +147,18 @@ def check_preserved_attrs(
         raise JitQuantTypeError(
             f"preserved_attrs must be a list of names, got the string {preserved_attrs!r}."
         )
+    if not isinstance(preserved_attrs, Iterable | None):
+        raise JitQuantTypeError(
+            f"preserved_attrs must be a list of names, got {type(preserved_attrs).__name__}."
+        )
     methods = ["forward"]
     attributes = []
     for name in preserved_attrs or ():
+        if not isinstance(name, str):
+            raise JitQuantTypeError(
+                f"preserved_attrs must be a list of names, and holds {name!r} of type "
+                f"{type(name).__name__}."
+            )
         if model._c._has_method(name):
             if name not in methods:
                 methods.append(name)

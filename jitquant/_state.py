@@ -60,25 +60,34 @@ def read(model: torch.jit.ScriptModule) -> State | None:
     """The state in `model`, or None if jitquant did not make it.
 
     Raises:
-        JitQuantError: the state was written by a later jitquant.
+        JitQuantError: the state was written by another version of jitquant, or changed by hand.
     """
     module = model._c
     if not module.hasattr(ATTRIBUTE):
         return None
-    fields: dict[str, Any] = json.loads(module.getattr(ATTRIBUTE))
-    if fields["format"] != FORMAT:
+    try:
+        fields: dict[str, Any] = json.loads(module.getattr(ATTRIBUTE))
+        found = fields["format"]
+        if found == FORMAT:
+            fields["ops"] = tuple(OpState(**op) for op in fields["ops"])
+            return State(**fields)
+        version = fields["jitquant_version"]
+    except (KeyError, TypeError, ValueError) as error:
         raise JitQuantError(
-            f"the model was made by jitquant {fields['jitquant_version']} with state format "
-            f"{fields['format']}, this jitquant reads format {FORMAT}: install that version."
-        )
-    fields["ops"] = tuple(OpState(**op) for op in fields["ops"])
-    return State(**fields)
+            f"the model's attribute {ATTRIBUTE!r} is not what jitquant wrote ({error!r}): it was "
+            "changed after prepare_jit or convert_jit. Make the model anew."
+        ) from error
+    raise JitQuantError(
+        f"the model was made by jitquant {version} with state format {found}, this jitquant "
+        f"reads format {FORMAT}: install that version."
+    )
 
 
 def write(module: torch._C.ScriptModule, state: State) -> None:
     """Put `state` into a C++ module."""
     text = json.dumps(asdict(state), separators=(",", ":"))
-    if module.hasattr(ATTRIBUTE):
-        module.setattr(ATTRIBUTE, text)
+    target: Any = module  # torch's stubs lack both methods
+    if target.hasattr(ATTRIBUTE):
+        target.setattr(ATTRIBUTE, text)
     else:
-        module._register_attribute(ATTRIBUTE, torch._C.StringType.get(), text)
+        target._register_attribute(ATTRIBUTE, torch._C.StringType.get(), text)

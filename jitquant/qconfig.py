@@ -25,11 +25,9 @@ __all__ = [
     "script_qconfig",
 ]
 
-# Bits of the weights by engine; activations have 8 bits on all of them. 8-bit activations times
-# 8-bit weights overflow the 16-bit sums of two products that fbgemm and onednn (x86 is either of
-# them) form on CPUs without VNNI. With 7 bits a weight is at most 64 in size (63.5 rounds up), and
-# 2 * 255 * 64 = 32640 < 32768. qnnpack sums in 32 bits.
-_WEIGHT_BITS = {"x86": 7, "fbgemm": 7, "onednn": 7, "qnnpack": 8}
+# Whether an engine takes a scale for each output channel of a weight. All use 8 bits: where a
+# kernel's 16-bit sums could overflow, convert enlarges the scales of the channels concerned.
+_PER_CHANNEL = {"x86": True, "fbgemm": True, "onednn": True, "qnnpack": False}
 
 
 class QConfig(NamedTuple):
@@ -45,59 +43,42 @@ class QConfig(NamedTuple):
     weight: Callable[[], torch.nn.Module]
 
 
-def _per_channel_weight(bits: int) -> ObserverFactory:
-    return PerChannelMinMaxObserver.with_args(
-        dtype=torch.qint8, qscheme=torch.per_channel_symmetric, reduce_range=bits == 7
-    )
-
-
-def _per_tensor_weight(bits: int) -> ObserverFactory:
-    return MinMaxObserver.with_args(
-        dtype=torch.qint8, qscheme=torch.per_tensor_symmetric, reduce_range=bits == 7
-    )
-
-
-default_qconfig = QConfig(
-    activation=MinMaxObserver.with_args(), weight=_per_channel_weight(_WEIGHT_BITS["x86"])
+_WEIGHT_PER_CHANNEL = PerChannelMinMaxObserver.with_args(
+    dtype=torch.qint8, qscheme=torch.per_channel_symmetric
 )
+_WEIGHT_PER_TENSOR = MinMaxObserver.with_args(
+    dtype=torch.qint8, qscheme=torch.per_tensor_symmetric
+)
+
+default_qconfig = QConfig(activation=MinMaxObserver.with_args(), weight=_WEIGHT_PER_CHANNEL)
 """Minimum and maximum for activations (fast to calibrate), weights as on x86."""
 
 
-def get_default_qconfig(backend: str = "x86", *, weight_bits: int | None = None) -> QConfig:
+def get_default_qconfig(backend: str = "x86") -> QConfig:
     """Return the QConfig that suits a quantized engine.
 
-    Activations: `HistogramObserver`, quint8, 8 bits. Weights, qint8 and symmetric: per channel on
-    x86, fbgemm and onednn, per tensor on qnnpack.
+    Activations: `HistogramObserver`, quint8. Weights: qint8 and symmetric, per channel on x86,
+    fbgemm and onednn, per tensor on qnnpack.
 
     Args:
         backend: "x86", "fbgemm", "onednn" or "qnnpack".
-        weight_bits: 7 or 8; by default 7, and 8 on qnnpack. 8-bit weights on x86, fbgemm and onednn
-            need a CPU with AVX512-VNNI or AMX: without, the sum of two 8-bit times 8-bit products
-            overflows 16 bits, and results are silently wrong. With 7 bits it never does:
-            2 * 255 * 64 = 32640 < 32768.
 
     Raises:
-        JitQuantTypeError: backend is not a string, or weight_bits not an int.
-        JitQuantValueError: an unknown backend, one that this torch has no engine for, or
-            weight_bits other than 7 and 8.
+        JitQuantTypeError: backend is not a string.
+        JitQuantValueError: an unknown backend, or one that this torch has no engine for.
     """
     if not isinstance(backend, str):
         raise JitQuantTypeError(f"backend must be a string, got {backend!r}")
-    if backend not in _WEIGHT_BITS:
+    if backend not in _PER_CHANNEL:
         raise JitQuantValueError(
-            f"unknown backend {backend!r}, known are: {', '.join(_WEIGHT_BITS)}"
+            f"unknown backend {backend!r}, known are: {', '.join(_PER_CHANNEL)}"
         )
     engines = list(torch.backends.quantized.supported_engines)
     if backend not in engines:
         raise JitQuantValueError(
             f"this torch has no engine {backend!r}, it has: {', '.join(engines)}"
         )
-    bits = _WEIGHT_BITS[backend] if weight_bits is None else weight_bits
-    if not isinstance(bits, int) or isinstance(bits, bool):
-        raise JitQuantTypeError(f"weight_bits must be an int, got {bits!r}")
-    if bits not in (7, 8):
-        raise JitQuantValueError(f"weight_bits must be 7 or 8, got {bits}")
-    weight = _per_tensor_weight(bits) if backend == "qnnpack" else _per_channel_weight(bits)
+    weight = _WEIGHT_PER_CHANNEL if _PER_CHANNEL[backend] else _WEIGHT_PER_TENSOR
     return QConfig(activation=HistogramObserver.with_args(), weight=weight)
 
 

@@ -43,9 +43,11 @@ def quantize_jit(
     Raises:
         JitQuantError: see `prepare_jit` and `convert_jit`.
     """
-    prepared = prepare_jit(model, qconfig_dict)
+    checked = _checks.check_script_module(model, "quantize_jit")
+    _checks.check_run_fn(run_fn)
+    prepared = _prepare(checked, qconfig_dict, None, "quantize_jit")
     run_fn(prepared, *run_args)
-    return _finish(convert_jit(prepared, debug=debug), model, inplace)
+    return _finish(convert_jit(prepared, debug=debug), checked, inplace)
 
 
 def prepare_jit(
@@ -105,7 +107,9 @@ def convert_jit(
     return _finish(_convert(checked, debug, preserved_attrs, None), checked, inplace)
 
 
-def fuse_conv_bn_jit(model: torch.jit.ScriptModule, inplace: bool = False) -> torch.jit.ScriptModule:
+def fuse_conv_bn_jit(
+    model: torch.jit.ScriptModule, inplace: bool = False
+) -> torch.jit.ScriptModule:
     """Fold BatchNorm in eval mode into the convolution before it, and do nothing else.
 
     Args:
@@ -125,9 +129,12 @@ def fuse_conv_bn_jit(model: torch.jit.ScriptModule, inplace: bool = False) -> to
 
 
 def _prepare(
-    model: torch.jit.ScriptModule, qconfig_dict: Mapping[str, Any], trace: Trace | None
+    model: torch.jit.ScriptModule,
+    qconfig_dict: Mapping[str, Any],
+    trace: Trace | None,
+    function: str = "prepare_jit",
 ) -> torch.jit.ScriptModule:
-    _checks.check_float_model(model, "prepare_jit")
+    _checks.check_float_model(model, function)
     by_path = _checks.check_qconfig_dict(qconfig_dict, model)
     engine = _checks.check_engine()
     distinct = list(dict.fromkeys(qconfig for qconfig in by_path.values() if qconfig is not None))

@@ -37,24 +37,21 @@ def what(factory: Any) -> tuple[Any, ...]:
 
 
 HISTOGRAM = (HistogramObserver, torch.quint8, torch.per_tensor_affine, (0, 255))
-SEVEN_BITS = (PerChannelMinMaxObserver, torch.qint8, PER_CHANNEL_SYMMETRIC, (-64, 63))
 EIGHT_BITS = (PerChannelMinMaxObserver, torch.qint8, PER_CHANNEL_SYMMETRIC, (-128, 127))
 
 
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "onednn"])
-def test_defaults_on_x86_have_7_bit_weights_per_channel(backend: str) -> None:
+def test_defaults_on_x86_have_weights_per_channel(backend: str) -> None:
     qconfig = get_default_qconfig(backend)
     assert what(qconfig.activation) == HISTOGRAM
-    assert what(qconfig.weight) == SEVEN_BITS
-    assert what(get_default_qconfig(backend, weight_bits=8).weight) == EIGHT_BITS
+    assert what(qconfig.weight) == EIGHT_BITS
 
 
-def test_default_on_qnnpack_has_8_bit_weights_per_tensor() -> None:
+def test_default_on_qnnpack_has_weights_per_tensor() -> None:
     qconfig = get_default_qconfig("qnnpack")
     assert what(qconfig.activation) == HISTOGRAM
     expected = (MinMaxObserver, torch.qint8, torch.per_tensor_symmetric)
     assert what(qconfig.weight) == (*expected, (-128, 127))
-    assert what(get_default_qconfig("qnnpack", weight_bits=7).weight) == (*expected, (-64, 63))
 
 
 def test_default_backend_is_x86() -> None:
@@ -66,18 +63,6 @@ def test_default_qconfig_is_min_max_with_the_weights_of_x86() -> None:
     assert default_qconfig.weight == get_default_qconfig("x86").weight
 
 
-def test_7_bit_weights_never_overflow_16_bit_sums() -> None:
-    """quantize_per_channel clamps to qint8, not to quant_max: 63.5 rounds to 64."""
-    weight = torch.tensor([[1.0, -1.0], [0.3, -0.7]])
-    observer: Any = default_qconfig.weight()
-    observer(weight)
-    scale, zero_point = observer.calculate_qparams()
-    quantized = torch.quantize_per_channel(weight, scale, zero_point, 0, torch.qint8).int_repr()
-    largest = int(quantized.int().abs().max())
-    assert largest == 64
-    assert 2 * 255 * largest < 2**15
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -87,8 +72,6 @@ def test_7_bit_weights_never_overflow_16_bit_sums() -> None:
             "unknown backend 'cuda', known are: x86, fbgemm, onednn, qnnpack",
         ),
         ({"backend": None}, JitQuantTypeError, "backend must be a string, got None"),
-        ({"weight_bits": 4}, JitQuantValueError, "weight_bits must be 7 or 8, got 4"),
-        ({"weight_bits": 7.0}, JitQuantTypeError, "weight_bits must be an int, got 7.0"),
     ],
 )
 def test_default_qconfig_refuses(
@@ -106,7 +89,7 @@ def test_engine_that_this_torch_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     message = "this torch has no engine 'qnnpack', it has: onednn, x86"
     with pytest.raises(JitQuantValueError, match=f"^{message}$"):
         get_default_qconfig("qnnpack")
-    assert what(get_default_qconfig("onednn").weight) == SEVEN_BITS
+    assert what(get_default_qconfig("onednn").weight) == EIGHT_BITS
 
 
 def test_script_qconfig_gives_scripted_observers_that_work() -> None:

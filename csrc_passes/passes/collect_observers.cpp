@@ -15,6 +15,7 @@
 #include "error.h"
 #include "ir_util.h"
 #include "passes/passes.h"
+#include "qparams.h"
 
 namespace jitquant {
 
@@ -33,16 +34,6 @@ std::string describeValue(const Value* value, const Method& method) {
 
 bool isNested(const Value* value, const Method& method) {
   return value->node()->owningBlock() != method.graph->block();
-}
-
-QParams readQParams(jit::Module& observer) {
-  const auto result = observer.run_method("calculate_qparams").toTupleRef().elements().vec();
-  QParams qparams;
-  qparams.scale = result[0].toTensor().to(at::kFloat).reshape({-1});
-  qparams.zero_point = result[1].toTensor().to(at::kLong).reshape({-1});
-  qparams.dtype = static_cast<at::ScalarType>(observer.attr("dtype").toInt());
-  qparams.axis = observer.attr("ch_axis").toInt();
-  return qparams;
 }
 
 Observation read(jit::Module observer, const std::string& where, bool nested) {

@@ -19,6 +19,7 @@
 #include "ir_util.h"
 #include "plan.h"
 #include "qparams.h"
+#include "targets/target.h"
 
 namespace jitquant {
 
@@ -36,7 +37,7 @@ class Inserter {
     const std::vector<Node*> nodes = allNodes(*method_.graph);
     for (const ObservedValue& observed : plan.observed) {
       Value* value = observed.value;
-      known_.emplace(value, *program_.observations.at(value).qparams);
+      known_.emplace(value, chosenQParams(value));
       insert(value, known_.at(value), /*all_uses=*/producedInt8(value));
     }
     for (Node* node : nodes) {
@@ -63,6 +64,12 @@ class Inserter {
       value = value->node()->input()->node()->input(0);
     }
     return known_.at(value);
+  }
+
+  QParams chosenQParams(const Value* value) const {
+    const QParams& observed = *program_.observations.at(value).qparams;
+    const bool absorbed = method_.plan->absorbed_by.count(value->node()) != 0;
+    return absorbed ? tighten(observed, *activationBounds(value->node())) : observed;
   }
 
   bool producedInt8(const Value* value) const {
@@ -93,12 +100,7 @@ class Inserter {
     if (observer.attr("saw_nan").toBool() || observer.attr("saw_inf").toBool()) {
       throw UserError("the weight of " + describe(node) + " holds NaN or infinite values.");
     }
-    const auto result = observer.run_method("calculate_qparams").toTupleRef().elements().vec();
-    QParams qparams;
-    qparams.scale = result[0].toTensor().to(at::kFloat).reshape({-1});
-    qparams.zero_point = result[1].toTensor().to(at::kLong).reshape({-1});
-    qparams.dtype = static_cast<at::ScalarType>(observer.attr("dtype").toInt());
-    qparams.axis = observer.attr("ch_axis").toInt();
+    const QParams qparams = program_.target->safeWeightQParams(weight, readQParams(observer));
     const QuantizePair pair = insertQuantizePair(node->input(1), qparams, node);
     node->replaceInput(1, pair.dequantize->output());
   }

@@ -79,6 +79,11 @@ class Planner {
       std::string reason = row->filter(node, program_.module);
       if (!reason.empty()) return reason;
     }
+    const Int8Row* int8 = program_.target->find(*row);
+    if (int8->unfit != nullptr) {
+      std::string reason = int8->unfit(node, program_.module);
+      if (!reason.empty()) return reason;
+    }
     if (node->outputs().size() != 1) return "it has several outputs";
     std::vector<Value*> values = dataInputs(node, *row);
     values.push_back(const_cast<Node*>(node)->output());

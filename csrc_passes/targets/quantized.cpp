@@ -1,11 +1,79 @@
 // The quantized::* ops of stock torch, on quint8 tensors, with the engines x86, onednn, fbgemm and
 // qnnpack.
 
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+
+#include "ir_util.h"
 #include "targets/target.h"
 
 namespace jitquant {
 
 namespace {
+
+// --- overflow-safe weights ---
+//
+// Without VNNI, and in fbgemm's depthwise kernels on every CPU, products of an activation (0 to 255)
+// and a weight are summed in pairs in saturating 16 bits (vpmaddubsw). Two weights of a pair that
+// have the same sign must not sum to more than 128: 255 * 128 = 32640 < 32768. Which weights form
+// a pair was found by probing every pair: neighbours in (kernel..., input channel) order for fbgemm,
+// and neighbouring input channels of one tap for onednn.
+
+// Largest same-sign sum of neighbours in the last dimension of (channels, n), per channel.
+at::Tensor largestPairSum(at::Tensor flat) {
+  if (flat.size(1) % 2 != 0) flat = at::constant_pad_nd(flat, {0, 1});
+  const at::Tensor pairs = flat.reshape({flat.size(0), -1, 2});
+  const at::Tensor first = pairs.select(2, 0);
+  const at::Tensor second = pairs.select(2, 1);
+  return ((first + second).abs() * (first * second > 0)).amax(1);
+}
+
+at::Tensor largestPairSumOfWeight(const at::Tensor& weight) {
+  const at::Tensor channels_last = weight.movedim(1, -1);
+  at::Tensor largest = largestPairSum(channels_last.flatten(1));
+  if (weight.size(1) % 2 != 0 && weight.size(1) > 1) {
+    const at::Tensor per_tap = at::constant_pad_nd(channels_last, {0, 1}).flatten(1);
+    largest = at::maximum(largest, largestPairSum(per_tap));
+  }
+  return largest;
+}
+
+QParams safeWeightQParams(const at::Tensor& weight, const QParams& qparams) {
+  if (at::globalContext().qEngine() == at::QEngine::QNNPACK) return qparams;  // sums in 32 bits
+  // Rounding adds up to half a step to each of the two weights.
+  at::Tensor needed = largestPairSumOfWeight(weight.detach()) / 127;
+  if (qparams.axis < 0) needed = needed.amax().reshape({1});
+  QParams safe = qparams;
+  safe.scale = at::maximum(qparams.scale, needed);
+  return safe;
+}
+
+// --- depthwise convolutions ---
+//
+// fbgemm, which also runs the x86 engine's convolutions of more than 100 groups, has kernels for a
+// few depthwise shapes only. Measured: every other shape is 20 to 200 times slower than float.
+
+bool all(const std::vector<int64_t>& values, int64_t wanted) {
+  return std::all_of(values.begin(), values.end(), [&](int64_t v) { return v == wanted; });
+}
+
+std::string slowDepthwise(const jit::Node* node, const jit::Module& module) {
+  const auto engine = at::globalContext().qEngine();
+  const int64_t most_groups = engine == at::QEngine::FBGEMM ? 1 : 100;
+  const auto groups = static_cast<int64_t>(*constantNumber(node->input(6)));
+  const at::Tensor weight = *constantTensor(node->input(1), module);
+  const bool runs_on_fbgemm = engine == at::QEngine::FBGEMM || engine == at::QEngine::X86;
+  if (!runs_on_fbgemm || groups <= most_groups || weight.size(1) != 1) return "";
+  const int64_t kernel = weight.size(2);
+  const std::vector<int64_t> sizes(weight.sizes().begin() + 2, weight.sizes().end());
+  const auto stride = *constantInts(node->input(3));
+  const bool fast = weight.dim() >= 4 && all(sizes, kernel) && kernel % 2 == 1 && kernel >= 3 &&
+                    kernel <= (weight.dim() == 4 ? 7 : 3) && (all(stride, 1) || all(stride, 2)) &&
+                    all(*constantInts(node->input(4)), (kernel - 1) / 2) &&
+                    all(*constantInts(node->input(5)), 1) && groups % 8 == 0 &&
+                    weight.size(0) <= 2 * groups;
+  return fast ? "" : "stock int8 kernels run this depthwise shape slower than float";
+}
 
 Target makeQuantizedTarget() {
   const std::vector<size_t> conv_pack{1, 2, 3, 4, 5, 6};
@@ -13,11 +81,11 @@ Target makeQuantizedTarget() {
       "quantized",
       {
           {"aten::conv1d", "quantized::conv1d", "quantized::conv1d_relu",
-           "quantized::conv1d_prepack", conv_pack, {0}, true},
+           "quantized::conv1d_prepack", conv_pack, {0}, true, slowDepthwise},
           {"aten::conv2d", "quantized::conv2d", "quantized::conv2d_relu",
-           "quantized::conv2d_prepack", conv_pack, {0}, true},
+           "quantized::conv2d_prepack", conv_pack, {0}, true, slowDepthwise},
           {"aten::conv3d", "quantized::conv3d", "quantized::conv3d_relu",
-           "quantized::conv3d_prepack", conv_pack, {0}, true},
+           "quantized::conv3d_prepack", conv_pack, {0}, true, slowDepthwise},
           {"aten::linear", "quantized::linear", "quantized::linear_relu",
            "quantized::linear_prepack", {1, 2}, {0}, true},
           {"aten::add", "quantized::add", "quantized::add_relu", "", {}, {0, 1}, true},
@@ -30,6 +98,7 @@ Target makeQuantizedTarget() {
           {"aten::hardswish", "quantized::hardswish", "", "", {}, {0}, true},
           {"aten::sigmoid", "quantized::sigmoid", "", "", {}, {0}, true},
       },
+      safeWeightQParams,
   };
   // Every other op of the table takes quantized tensors as it is.
   for (const OpRow& row : opTable()) {

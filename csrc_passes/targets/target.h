@@ -18,12 +18,16 @@ struct Int8Row {
   std::vector<size_t> prepack_args;  // inputs of the float op that it takes
   std::vector<size_t> args;          // inputs of the float op that the int8 op takes
   bool takes_qparams = false;        // output scale and zero point come last
+  // Why stock kernels should not run this very node, or "".
+  OpRow::Filter unfit = nullptr;
   int64_t tolerance = 1;  // most steps between the int8 op and dequantize-op-quantize
 };
 
 struct Target {
   std::string name;
   std::vector<Int8Row> rows;
+  // The weight's qparams, with scales enlarged where the target's kernels would overflow.
+  QParams (*safeWeightQParams)(const at::Tensor& weight, const QParams& qparams);
 
   const Int8Row* find(const OpRow& row) const;
 };

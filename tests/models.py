@@ -1,0 +1,182 @@
+"""Small models that tests share, and how to compare what they give."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Convolution, BatchNorm and ReLU: one int8 op."""
+
+    def __init__(self, in_channels: int = 3, out_channels: int = 8) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.relu(self.bn1(self.conv1(x)))
+        return y
+
+
+class ResidualNet(nn.Module):
+    """Convolutions with BatchNorm, a residual add, pooling, dropout and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Block()
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(0.5)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.relu(self.bn2(self.conv2(x)) + x)
+        y: Tensor = self.fc(self.dropout(torch.flatten(self.pool(x), 1)))
+        return y
+
+
+class PlainNet(nn.Module):
+    """Convolution, ReLU, mean and linear layer, without BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.relu = nn.ReLU()
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(self.relu(self.conv1(x)).mean(dim=[2, 3]))
+        return y
+
+
+class TwoMethodNet(nn.Module):
+    """Has an exported method besides forward, with a layer of its own, and a plain attribute."""
+
+    labels: list[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 5)
+        self.head = nn.Linear(8, 2)
+        self.labels = ["cat", "dog"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(self.conv1(x).mean(dim=[2, 3]))
+        return y
+
+    @torch.jit.export
+    def embed(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.conv1(x).mean(dim=[2, 3]))
+        return y
+
+
+def settle(model: nn.Module) -> nn.Module:
+    """`model` in eval mode, with weights that depend on its shapes only, and BatchNorms used."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
+            tensor.uniform_(-0.5, 0.5, generator=generator)
+            if "running_var" in name or ("bn" in name and name.endswith("weight")):
+                tensor.add_(1.0)
+    return model.eval()
+
+
+def scripted(model: nn.Module) -> torch.jit.ScriptModule:
+    """`model`, settled and scripted."""
+    script: torch.jit.ScriptModule = torch.jit.script(settle(model))
+    return script
+
+
+def traced(model: nn.Module, x: Tensor) -> torch.jit.ScriptModule:
+    """`model`, settled and traced with `x`."""
+    trace: torch.jit.ScriptModule = torch.jit.trace(settle(model), x)
+    return trace
+
+
+def images(*shape: int, seed: int = 0) -> Tensor:
+    """Normally distributed values, float32, always the same; `(2, 3, 8, 8)` by default."""
+    return torch.randn(shape or (2, 3, 8, 8), generator=torch.Generator().manual_seed(seed))
+
+
+def calibrate(model: torch.jit.ScriptModule, *batches: Tensor) -> None:
+    """A run_fn: runs `model` on each batch."""
+    with torch.inference_mode():
+        for batch in batches:
+            model(batch)
+
+
+def sqnr(a: Tensor, b: Tensor) -> float:
+    """Signal-to-noise ratio of `b` against the reference `a`, in dB; inf if they are equal."""
+    noise = (a.double() - b.double()).norm()
+    return float(20 * torch.log10(a.double().norm() / noise)) if noise > 0 else float("inf")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a user can see of a ScriptModule, for comparison."""
+
+    tensors: dict[str, tuple[torch.dtype, torch.device, tuple[int, ...], int, bool, str]]
+    graphs: dict[str, str]
+    attributes: str
+    training: dict[str, bool]
+
+
+def snapshot(model: torch.jit.ScriptModule) -> Snapshot:
+    """The present state of `model`: tensors (bits and addresses), graphs, attributes, modes."""
+    graphs, training = {}, {}
+    for path, module in model.named_modules():
+        assert isinstance(module, torch.jit.ScriptModule)
+        for name in module._c._method_names():
+            graphs[f"{path}.{name}"] = str(module._c._get_method(name).graph)
+        training[path] = bool(module.training)
+    attributes = model._c.dump_to_str(code=False, attrs=True, params=False)
+    tensors = {
+        name: (
+            tensor.dtype,
+            tensor.device,
+            tuple(tensor.shape),
+            tensor.data_ptr(),
+            tensor.requires_grad,
+            bits(tensor),
+        )
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+    }
+    return Snapshot(tensors, graphs, attributes, training)
+
+
+def bits(tensor: Tensor) -> str:
+    """A hash of the tensor's bytes, which also tells NaNs and signs of zero apart."""
+    if tensor.is_meta:
+        return "meta"
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(bytes(flat.tolist())).hexdigest()
+
+
+@contextmanager
+def assert_untouched(model: torch.jit.ScriptModule) -> Iterator[None]:
+    """Checks that what runs inside changes nothing of `model` that a user can see."""
+    before = snapshot(model)
+    yield
+    after = snapshot(model)
+    assert after.tensors == before.tensors
+    assert after.graphs == before.graphs
+    assert after.attributes == before.attributes
+    assert after.training == before.training
+
+
+def graph_text(model: torch.jit.ScriptModule, method: str = "forward") -> str:
+    """The canonical text of one method's graph, without source positions."""
+    graph = torch._C._jit_pass_canonicalize(model._c._get_method(method).graph)
+    text: str = graph.str(False)
+    return text

@@ -1,0 +1,405 @@
+"""fold_conv_bn: BatchNorm in eval mode goes into the convolution before it."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jitquant import _C
+from jitquant.quantize import fuse_conv_bn_jit
+from tests.ir import (
+    assert_change,
+    assert_same_output,
+    assert_unchanged,
+    before_and_after,
+    sample,
+    scripted,
+    traced,
+)
+
+X = sample(1, 2, 4, 4)
+
+
+class ConvBn(nn.Module):
+    def __init__(self, bias: bool = True, affine: bool = True) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, bias=bias)
+        self.bn = nn.BatchNorm2d(2, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(self.conv(x))
+        return y
+
+
+def test_conv_and_bn_become_one_conv() -> None:
+    model = scripted(ConvBn())
+    change = before_and_after("fold_conv_bn", model)
+    assert_change(change, before="""@plain_b""", after="""@plain_a""")
+    assert_same_output(change.model, model, X)
+
+
+def test_folded_weight_and_bias_follow_the_formula() -> None:
+    """w' = w g / sqrt(var + eps), b' = (b - mean) g / sqrt(var + eps) + h."""
+    module = ConvBn()
+    model = scripted(module)
+    folded = before_and_after("fold_conv_bn", model).model
+    bn = module.bn
+    assert bn.running_mean is not None and bn.running_var is not None
+    assert module.conv.bias is not None
+    factor = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+    weight = module.conv.weight * factor.reshape(-1, 1, 1, 1)
+    bias = (module.conv.bias - bn.running_mean) * factor + bn.bias
+    torch.testing.assert_close(folded.conv.weight, weight)
+    torch.testing.assert_close(folded.conv.bias, bias)
+
+
+def test_original_keeps_its_weights() -> None:
+    model = scripted(ConvBn())
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    before_and_after("fold_conv_bn", model)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+
+
+def test_traced() -> None:
+    model = traced(ConvBn(bias=False), X)
+    change = before_and_after("fold_conv_bn", model)
+    assert_change(change, before="""@traced_b""", after="""@traced_a""")
+    assert_same_output(change.model, model, X)
+
+
+def test_conv_without_bias_gets_one() -> None:
+    model = scripted(ConvBn(bias=False))
+    change = before_and_after("fold_conv_bn", model)
+    assert_change(change, before="""@nobias_b""", after="""@nobias_a""")
+    assert_same_output(change.model, model, X)
+
+
+def test_bn_without_weight_and_bias() -> None:
+    model = scripted(ConvBn(affine=False))
+    change = before_and_after("fold_conv_bn", model)
+    assert_change(change, before="""@affine_b""", after="""@affine_a""")
+    assert_same_output(change.model, model, X)
+
+
+class OneDimension(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(2, 4, 3, groups=2)
+        self.bn = nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(self.conv(x))
+        return y
+
+
+def test_conv1d_with_groups() -> None:
+    model = scripted(OneDimension())
+    change = before_and_after("fold_conv_bn", model)
+    assert_change(change, before="""@one_b""", after="""@one_a""")
+    assert_same_output(change.model, model, sample(1, 2, 5))
+
+
+class ThreeDimensions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(2, 2, 2)
+        self.bn = nn.BatchNorm3d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(self.conv(x))
+        return y
+
+
+def test_conv3d() -> None:
+    model = scripted(ThreeDimensions())
+    change = before_and_after("fold_conv_bn", model)
+    assert_change(change, before="""@three_b""", after="""@three_a""")
+    assert_same_output(change.model, model, sample(1, 2, 3, 3, 3))
+
+
+class Convs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(2, 2, 1))
+        self.norms = nn.ModuleList([nn.BatchNorm2d(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        for norm in self.norms:
+            x = norm(x)
+        return x
+
+
+def test_bn_in_another_container() -> None:
+    model = scripted(Convs())
+    change = before_and_after("fold_conv_bn", model)
+    assert_change(change, before="""@container_b""", after="""@container_a""")
+    assert_same_output(change.model, model, X)
+
+
+class Standardized(nn.Conv2d):
+    """A subclass with a forward of its own, around a weight that is no attribute `weight`."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2, 3)
+        self.kernel = nn.Parameter(torch.zeros(2, 2, 1, 1))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.conv2d(input, self.kernel, padding=1)
+
+
+class Subclass(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = Standardized()
+        self.bn = nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(self.conv(x))
+        return y
+
+
+def test_conv_subclass() -> None:
+    """Its own bias, which forward does not use, stays what it is."""
+    model = scripted(Subclass())
+    change = before_and_after("fold_conv_bn", model)
+    assert_change(change, before="""@subclass_b""", after="""@subclass_a""")
+    assert_same_output(change.model, model, X)
+    assert torch.equal(change.model.conv.bias, model.conv.bias)
+
+
+class CallsBothTwice(ConvBn):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(self.conv(x))
+        z: Tensor = self.bn(self.conv(y + 1))
+        return z
+
+
+def test_conv_and_bn_called_twice() -> None:
+    """Both calls share the weight, so it is folded once."""
+    module = CallsBothTwice()
+    module.conv = nn.Conv2d(2, 2, 1)
+    model = scripted(module)
+    change = before_and_after("fold_conv_bn", model)
+    assert_change(change, before="""@both_b""", after="""@both_a""")
+    assert_same_output(change.model, model, X)
+
+
+# --- what must stay ---
+
+
+class SecondUser(ConvBn):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        z: Tensor = self.bn(y)
+        return z + y
+
+
+def test_second_user_of_the_conv_stays() -> None:
+    model = scripted(SecondUser())
+    change = before_and_after("fold_conv_bn", model)
+    assert_unchanged(change, """@second""")
+    assert_same_output(change.model, model, X)
+
+
+class TwoNorms(ConvBn):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        z: Tensor = self.bn(y) + self.other(y)
+        return z
+
+
+def test_conv_before_two_bns_stays() -> None:
+    model = scripted(TwoNorms())
+    change = before_and_after("fold_conv_bn", model)
+    assert_unchanged(change, """@two""")
+    assert_same_output(change.model, model, X)
+
+
+class OneNormEach(TwoNorms):
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.bn(self.conv(x)) + self.other(self.conv(x + 1))
+        return z
+
+
+def test_conv_called_twice_before_two_bns_stays() -> None:
+    model = scripted(OneNormEach())
+    change = before_and_after("fold_conv_bn", model)
+    assert_unchanged(change, """@each""")
+    assert_same_output(change.model, model, X)
+
+
+class WithAndWithout(ConvBn):
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.bn(self.conv(x)) + self.conv(x + 1)
+        return z
+
+
+def test_conv_called_with_and_without_the_bn_stays() -> None:
+    model = scripted(WithAndWithout())
+    change = before_and_after("fold_conv_bn", model)
+    assert_unchanged(change, """@without""")
+    assert_same_output(change.model, model, X)
+
+
+class Shared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = ConvBn()
+        self.b = nn.Sequential(self.a.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.a(x) + self.b(x)
+        return z
+
+
+def test_conv_shared_by_two_modules_stays() -> None:
+    """Two paths lead to one weight."""
+    model = scripted(Shared())
+    change = before_and_after("fold_conv_bn", model)
+    assert_unchanged(change, """@shared""")
+    assert_same_output(change.model, model, X)
+
+
+class TiedWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = ConvBn()
+        self.b = nn.Conv2d(2, 2, 3)
+        self.b.weight = self.a.conv.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.a(x) + self.b(x)
+        return z
+
+
+def test_tied_weight_of_the_other_conv_keeps_its_value() -> None:
+    """Two attributes hold one tensor: folding gives this conv a new one."""
+    model = scripted(TiedWeight())
+    change = before_and_after("fold_conv_bn", model)
+    assert_change(change, before="""@tied_b""", after="""@tied_a""")
+    assert_same_output(change.model, model, X)
+
+
+class ExportsConv(ConvBn):
+    @torch.jit.export
+    def features(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return y
+
+
+def test_conv_that_an_exported_method_uses_alone_stays() -> None:
+    model = scripted(ExportsConv())
+    change = before_and_after("fold_conv_bn", model)
+    assert_unchanged(change, """@exported""")
+    assert_same_output(change.model, model, X)
+    assert_same_output(change.model.features, model.features, X)
+
+
+class ReadsWeight(ConvBn):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(self.conv(x))
+        return y + self.conv.weight.sum()
+
+
+def test_weight_that_is_also_read_directly_stays() -> None:
+    """For its norm, say."""
+    model = scripted(ReadsWeight())
+    change = before_and_after("fold_conv_bn", model)
+    assert_unchanged(change, """@reads""")
+    assert_same_output(change.model, model, X)
+
+
+class BiasReader(ConvBn):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(self.conv(x))
+        bias = self.conv.bias
+        assert bias is not None
+        return y + bias.sum()
+
+
+def test_bias_that_is_also_read_directly_stays() -> None:
+    model = scripted(BiasReader())
+    change = before_and_after("fold_conv_bn", model)
+    assert_unchanged(change, """@readsbias""")
+    assert_same_output(change.model, model, X)
+
+
+class WritesMean(ConvBn):
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.bn.running_mean
+        assert mean is not None
+        mean.add_(1)
+        y: Tensor = self.bn(self.conv(x))
+        return y
+
+
+def test_statistics_that_the_model_writes_stay() -> None:
+    model = scripted(WritesMean())
+    change = before_and_after("fold_conv_bn", model)
+    assert_unchanged(change, """@writes""")
+    for _ in range(2):
+        assert_same_output(change.model, model, X)
+
+
+class SetsBias(ConvBn):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(self.conv(x))
+        return y
+
+    @torch.jit.export
+    def set_mean(self, mean: Tensor) -> None:
+        self.bn.running_mean = mean
+
+
+def test_statistics_that_another_method_sets_stay() -> None:
+    model = scripted(SetsBias())
+    change = before_and_after("fold_conv_bn", model)
+    for each in (change.model, model):
+        each.set_mean(torch.tensor([3.0, -3.0]))
+    assert_same_output(change.model, model, X)
+
+
+class BatchNormBySide(ConvBn):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if bool(x.sum() > 0):
+            y = self.bn(y)
+        return y
+
+
+def test_bn_in_a_branch_stays() -> None:
+    model = scripted(BatchNormBySide())
+    change = before_and_after("fold_conv_bn", model)
+    assert_unchanged(change, """@branch""")
+    assert_same_output(change.model, model, X)
+    assert_same_output(change.model, model, -X)
+
+
+# --- fuse_conv_bn_jit ---
+
+
+def test_fuse_conv_bn_jit_runs_it_and_nothing_after_it() -> None:
+    model = scripted(ConvBn())
+    names: list[str] = []
+    _C.fuse_conv_bn(model._c, ["forward"], lambda name, method, text: names.append(name))
+    assert names == [
+        "flatten",
+        "fold_attributes",
+        "functionalize",
+        "canonicalize",
+        "canonicalize_linear",
+        "fold_conv_bn",
+        "strip_origins",
+    ]
+    assert_same_output(fuse_conv_bn_jit(model), model, X)
+
+
+@pytest.mark.parametrize("module", [ConvBn(), WithAndWithout(), Shared()])
+def test_fuse_conv_bn_jit_keeps_the_output(module: nn.Module) -> None:
+    model = scripted(module)
+    assert_same_output(fuse_conv_bn_jit(model), model, X)

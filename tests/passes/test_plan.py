@@ -1,0 +1,358 @@
+"""plan: decides which ops become int8, which values are observed, and why others stay float."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jitquant import convert_jit, prepare_jit
+from tests.ir import (
+    FIXED,
+    assert_same_output,
+    assert_text,
+    assert_unchanged,
+    before_and_after,
+    reasons,
+    sample,
+    scripted,
+)
+
+X = sample(1, 2, 3, 3)
+
+
+class Conv(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return y
+
+
+def test_plan_changes_nothing() -> None:
+    model = scripted(Conv())
+    graph = """@nothing"""
+    assert_unchanged(before_and_after("plan", model), graph)
+    assert_unchanged(before_and_after("convert.plan", model, X), graph)
+
+
+def test_inputs_and_outputs_of_an_op_are_observed() -> None:
+    change = before_and_after("insert_observers", scripted(Conv()))
+    assert_text(change.after, """@io""")
+    assert reasons(change.model) == [("aten::conv2d", "int8")]
+
+
+# --- absorption ---
+
+
+class ConvRelu(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).relu()
+
+
+class ConvRelu6(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu6(self.conv(x))
+
+
+class ConvClamp(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).clamp(-0.5, 0.5)
+
+
+class ConvHardtanh(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.hardtanh(self.conv(x), -0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("module", "op", "after"),
+    [
+        (ConvRelu(), "aten::relu", """@a_relu"""),
+        (ConvRelu6(), "aten::relu6", """@a_relu6"""),
+        (ConvClamp(), "aten::clamp", """@a_clamp"""),
+        (ConvHardtanh(), "aten::hardtanh", """@a_hardtanh"""),
+    ],
+)
+def test_conv_absorbs_the_activation(module: nn.Module, op: str, after: str) -> None:
+    """The value between them is not observed."""
+    model = scripted(module)
+    change = before_and_after("insert_observers", model)
+    assert_text(change.after, after)
+    assert reasons(change.model) == [
+        ("aten::conv2d", "int8"),
+        (op, "absorbed by aten::conv2d"),
+    ]
+    assert_same_output(change.model, model, X)
+
+
+class ConvTwoUsers(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y.relu() + y
+
+
+def test_conv_with_a_second_user_absorbs_nothing() -> None:
+    change = before_and_after("insert_observers", scripted(ConvTwoUsers()))
+    assert_text(change.after, """@two_users""")
+    assert reasons(change.model) == [
+        ("aten::conv2d", "int8"),
+        ("aten::relu", "int8"),
+        ("aten::add", "int8"),
+    ]
+
+
+class ConvOpenClamp(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).clamp(min=0.0)
+
+
+def test_clamp_with_one_bound_is_not_absorbed() -> None:
+    change = before_and_after("insert_observers", scripted(ConvOpenClamp()))
+    assert_text(change.after, """@one_bound""")
+    assert reasons(change.model) == [
+        ("aten::conv2d", "int8"),
+        ("aten::clamp", "its bounds are not two constants"),
+    ]
+
+
+class SigmoidRelu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sigmoid().relu()
+
+
+def test_op_of_known_range_absorbs_nothing_and_its_output_is_not_observed() -> None:
+    change = before_and_after("insert_observers", scripted(SigmoidRelu()))
+    assert_text(change.after, """@known_range""")
+    assert reasons(change.model) == [("aten::sigmoid", "int8"), ("aten::relu", "int8")]
+
+
+# --- why an op stays float ---
+
+
+class TwoConvs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(2, 2, 1)
+        self.b = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(self.a(x))
+        return y
+
+
+def test_qconfig_none_leaves_the_module_float() -> None:
+    model = scripted(TwoConvs())
+    change = before_and_after("insert_observers", model, qconfig_dict={"": FIXED, "b": None})
+    assert_text(change.after, """@none""")
+    assert reasons(change.model) == [
+        ("aten::conv2d", "int8"),
+        ("aten::conv2d", "its qconfig is None"),
+    ]
+
+
+def test_only_the_named_module_is_int8() -> None:
+    change = before_and_after("plan", scripted(TwoConvs()), qconfig_dict={"b": FIXED})
+    assert reasons(change.model) == [
+        ("aten::conv2d", "its qconfig is None"),
+        ("aten::conv2d", "int8"),
+    ]
+
+
+class ComputedWeight(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.conv.weight * 2)
+
+
+class ComputedBias(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.conv.weight, x.sum((0, 2, 3)))
+
+
+class ComputedStride(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.conv.weight, stride=x.size(0))
+
+
+class Alpha(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, x, alpha=2)
+
+
+class ComputedFactor(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.size(1)
+
+
+class ZeroFactor(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0
+
+
+class ComputedTerm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x.size(1)
+
+
+class ComputedList(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[i] for i in range(x.size(0))])
+
+
+class SharedList(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        parts = [x, x.neg()]
+        return torch.cat(parts), parts
+
+
+class MeanOfDtype(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=1, dtype=torch.float64)
+
+
+class NoRow(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.softmax(1)
+
+
+@pytest.mark.parametrize(
+    ("module", "op", "reason"),
+    [
+        (ComputedWeight(), "aten::conv2d", "its weight is computed at run time"),
+        (ComputedBias(), "aten::conv2d", "its bias is computed at run time"),
+        (ComputedStride(), "aten::conv2d", "its geometry is computed at run time"),
+        (Alpha(), "aten::add", "its alpha is not the constant 1"),
+        (ComputedFactor(), "aten::mul", "its factor is computed at run time"),
+        (ZeroFactor(), "aten::mul", "its factor is zero or not finite"),
+        (ComputedTerm(), "aten::add", "its second operand is computed at run time"),
+        (ComputedList(), "aten::cat", "its list is built at run time"),
+        (SharedList(), "aten::cat", "its list has another user"),
+        (MeanOfDtype(), "aten::mean", "it changes the dtype"),
+        (NoRow(), "aten::softmax", "no int8 form of aten::softmax"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_reason_why_an_op_stays_float(module: nn.Module, op: str, reason: str) -> None:
+    model = scripted(module)
+    prepared = prepare_jit(model, {"": FIXED})
+    assert dict(reasons(prepared))[op] == reason
+    assert_same_output(prepared, model, X)
+
+
+class IntegerAdd(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        return y[:, :, index + index]
+
+
+def test_add_of_int64_stays_float_after_calibration() -> None:
+    """Only calibration shows the dtype."""
+    model = scripted(IntegerAdd())
+    prepared = prepare_jit(model, {"": FIXED})
+    index = torch.tensor([0, 1])
+    prepared(X, index)
+    converted = convert_jit(prepared)
+    assert dict(reasons(converted))["aten::add"] == "one of its values is Long, not float32"
+    assert dict(reasons(converted))["aten::linear"] == "quantized::linear"
+    assert_same_output(converted, model, X, index, atol=0.1)
+
+
+class MovesFloats(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.neg().flatten(1).relu().neg()
+
+
+def test_values_that_move_between_float_ops_stay_float() -> None:
+    model = scripted(MovesFloats())
+    change = before_and_after("insert_observers", model)
+    assert_unchanged(change, """@moves""")
+    assert reasons(change.model) == [
+        ("aten::neg", "no int8 form of aten::neg"),
+        ("aten::flatten", "it moves values between float ops"),
+        ("aten::relu", "it moves values between float ops"),
+        ("aten::neg", "no int8 form of aten::neg"),
+    ]
+
+
+class MovesToConv(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x.transpose(2, 3))
+        return y.transpose(2, 3)
+
+
+def test_values_that_move_to_and_from_an_int8_op_move_in_int8() -> None:
+    """One observer in front of the way, none on it."""
+    change = before_and_after("insert_observers", scripted(MovesToConv()))
+    assert_text(change.after, """@to_conv""")
+    assert [reason for _, reason in reasons(change.model)] == ["int8"] * 3
+
+
+# --- control flow ---
+
+
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(2, 2, 1)
+        self.b = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(x.sum() > 0):
+            y = self.a(x)
+        else:
+            y = self.b(x)
+        z: Tensor = y
+        return z
+
+
+def test_both_branches_of_an_if_are_planned() -> None:
+    model = scripted(Branches())
+    change = before_and_after("insert_observers", model)
+    assert_text(change.after, """@branches""")
+    for x in (X, -X):
+        assert_same_output(change.model, model, x)
+
+
+def test_branch_that_never_ran_stays_float() -> None:
+    model = scripted(Branches())
+    prepared = prepare_jit(model, {"": FIXED})
+    assert bool(X.sum() > 0) != bool((-X).sum() > 0)
+    prepared(X.abs())
+    converted = convert_jit(prepared)
+    assert [entry for entry in reasons(converted) if entry[0] == "aten::conv2d"] == [
+        ("aten::conv2d", "quantized::conv2d"),
+        ("aten::conv2d", "its branch never ran during calibration"),
+    ]
+    assert_same_output(converted, model, -X.abs())  # float: exact
+    assert_same_output(converted, model, X.abs(), atol=0.15)
+
+
+class Loops(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x: Tensor, count: int) -> Tensor:
+        for _ in range(count):
+            x = self.conv(x).relu()
+        return x
+
+
+def test_body_of_a_loop_is_planned() -> None:
+    model = scripted(Loops())
+    change = before_and_after("insert_observers", model)
+    assert_text(change.after, """@loops""")
+    assert reasons(change.model) == [
+        ("aten::conv2d", "int8"),
+        ("aten::relu", "absorbed by aten::conv2d"),
+    ]
+    with torch.no_grad():
+        torch.testing.assert_close(change.model(X, 3), model(X, 3), rtol=0, atol=1e-5)
+        converted = convert_jit(change.model)
+        torch.testing.assert_close(converted(X, 3), model(X, 3), rtol=0, atol=0.3)
+    assert reasons(converted)[0] == ("aten::conv2d", "quantized::conv2d_relu")
