@@ -23,6 +23,11 @@ std::optional<at::IValue> Evaluator::compute(const jit::Value* value) {
     if (!argument) return std::nullopt;
     stack.push_back(std::move(*argument));
   }
+  if (node->kind() == c10::prim::ListConstruct) {  // an instruction, not an operator
+    c10::impl::GenericList list(value->type()->expectRef<c10::ListType>().getElementType());
+    for (at::IValue& element : stack) list.push_back(std::move(element));
+    return list;
+  }
   node->getOperation()(stack);
   return stack.back();
 }

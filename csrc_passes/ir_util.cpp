@@ -61,7 +61,8 @@ std::pair<jit::Module, std::string> ownerOf(const jit::Module& root, const std::
 
 std::optional<IValue> constantOrAttribute(const Value* value, const jit::Module& module) {
   if (auto constant = jit::toIValue(value)) return constant;
-  if (value->node()->kind() != c10::prim::GetAttr) return std::nullopt;
+  const bool is_read = value->node()->kind() == c10::prim::GetAttr;
+  if (!is_read || mark(value->node(), kMutableMark)) return std::nullopt;
   const auto path = attributePath(value);
   if (!path) return std::nullopt;
   const auto [owner, name] = ownerOf(module, *path);
@@ -156,7 +157,9 @@ void setModulePath(Node* node, const std::string& path) {
 }
 
 std::string sourceLine(const Node* node) {
-  const auto place = node->sourceRange().file_line_col();
+  jit::SourceRange range = node->sourceRange();
+  if (const auto original = range.findSourceRangeThatGenerated()) range = *original;
+  const auto place = range.file_line_col();
   if (!place) return "";
   const auto& [file, line, column] = *place;
   return file.substr(file.find_last_of('/') + 1) + ":" + std::to_string(line);
@@ -196,6 +199,20 @@ Node* copyOrigin(Node* to, const Node* from) {
     if (const auto value = mark(from, name)) setMark(to, name, *value);
   }
   return to;
+}
+
+std::set<std::string> assignedPaths(Program& program) {
+  std::set<std::string> paths;
+  for (Method& method : program.methods) {
+    for (Node* node : allNodes(*method.graph)) {
+      if (node->kind() != c10::prim::SetAttr) continue;
+      if (const auto owner = attributePath(node->input(0))) {
+        const std::string& name = node->s(c10::attr::name);
+        paths.insert(owner->empty() ? name : *owner + "." + name);
+      }
+    }
+  }
+  return paths;
 }
 
 bool isTensor(const Value* value) { return value->type()->isSubtypeOf(*c10::TensorType::get()); }

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,7 @@ std::optional<std::string> attributePath(const jit::Value* value);
 // Splits "layer1.0.weight" into the owning module and "weight".
 std::pair<jit::Module, std::string> ownerOf(const jit::Module& root, const std::string& path);
 
-// The value of a constant or of an attribute of the module.
+// The value of a constant, or of an attribute of the module that no method changes.
 std::optional<at::IValue> constantOrAttribute(const jit::Value* value, const jit::Module& module);
 std::optional<at::Tensor> constantTensor(const jit::Value* value, const jit::Module& module);
 
@@ -52,11 +53,14 @@ void setMark(jit::Node* node, const char* name, int64_t value);
 std::optional<int64_t> mark(const jit::Node* node, const char* name);
 void stripMarks(jit::Graph& graph);
 inline constexpr const char* kOpMark = "jitquant_op";              // index into Program::records
-inline constexpr const char* kAbsorbedMark = "jitquant_absorbed";  // part of the op before it
-inline constexpr const char* kMarks[] = {kOpMark, kAbsorbedMark};
+inline constexpr const char* kMutableMark = "jitquant_mutable";    // read of what a method changes
+inline constexpr const char* kMarks[] = {kOpMark, kMutableMark};
 
 // Copies source range, callstack, module path and marks.
 jit::Node* copyOrigin(jit::Node* to, const jit::Node* from);
+
+// Paths of the attributes that any kept method sets.
+std::set<std::string> assignedPaths(Program& program);
 
 bool isTensor(const jit::Value* value);
 bool hasOneUse(const jit::Value* value);

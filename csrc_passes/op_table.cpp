@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "error.h"
 #include "ir_util.h"
 
 namespace jitquant {
@@ -21,7 +22,16 @@ std::string hasConstantWeight(const Node* node, const jit::Module& module) {
   const auto weight = constantTensor(node->input(1), module);
   if (!weight) return "its weight is computed at run time";
   if (weight->scalar_type() != at::kFloat) {
-    return std::string("its weight is ") + c10::toString(weight->scalar_type()) + ", not float32";
+    const std::string dtype = c10::toString(weight->scalar_type());
+    if (!weight->is_floating_point()) return "its weight is " + dtype + ", not float32";
+    throw UserError("the weight of " + describe(node) + " is " + dtype +
+                    ", and only float32 models can be quantized. Call model.float() on the model "
+                    "before it is scripted or frozen.");
+  }
+  if (!weight->isfinite().all().item<bool>()) {
+    throw UserError("the weight of " + describe(node) +
+                    " holds NaN or infinite values. Mend the float model, or set the qconfig of "
+                    "that module to None.");
   }
   if (!isNone(node->input(2)) && !constantTensor(node->input(2), module)) {
     return "its bias is computed at run time";

@@ -55,11 +55,12 @@ class Pipeline {
 void toNormalForm(Pipeline& pipeline, const jit::Module& model,
                   const std::vector<std::string>& methods) {
   pipeline.run("flatten", {}, [&](Program& program) {
-    program = flatten(model, methods, Observers::kKeep);
+    program = flatten(model, methods);
     program.target = &quantizedTarget();
   });
   pipeline.run("fold_attributes", {"flatten"}, foldAttributes);
-  pipeline.run("functionalize", {"fold_attributes"}, functionalize);
+  pipeline.run("own_state", {"fold_attributes"}, ownState);
+  pipeline.run("functionalize", {"own_state"}, functionalize);
   pipeline.run("canonicalize", {"fold_attributes"}, canonicalize);
   pipeline.run("canonicalize_linear", {"functionalize"}, canonicalizeLinear);
   pipeline.run("fold_conv_bn", {"canonicalize"}, foldConvBn);
@@ -72,7 +73,7 @@ Result finish(Pipeline& pipeline, bool strip) {
   auto records = std::move(pipeline.program.records);
   pipeline.run("strip_origins", {}, [&](Program& program) {
     if (strip) stripOrigins(program);
-    program = flatten(program.module, methods, strip ? Observers::kDrop : Observers::kKeep);
+    program = flatten(program.module, methods);
   });
   return {pipeline.program.module, std::move(records)};
 }
@@ -105,7 +106,7 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   const at::NoGradGuard no_grad;
   Pipeline pipeline(trace);
   pipeline.run("flatten", {}, [&](Program& program) {
-    program = flatten(prepared, methods, Observers::kKeep);
+    program = flatten(prepared, methods);
     program.target = &quantizedTarget();
     program.records = std::move(records);
   });
@@ -114,7 +115,8 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
     attachRecords(program);
     collectObservers(program);
   });
-  pipeline.run("plan", {"collect_observers"}, plan);
+  pipeline.run("own_state", {"collect_observers"}, ownState);
+  pipeline.run("plan", {"own_state"}, plan);
   pipeline.run("insert_qdq", {"plan"}, insertQdq);
   if (debug) return finish(pipeline, /*strip=*/true);
   pipeline.run("propagate_dequantize", {"insert_qdq"}, propagateDequantize);

@@ -19,21 +19,28 @@ bool holdsTensor(const c10::TypePtr& type) {
   return false;
 }
 
+// Whether tracing keeps a number, such as a size, in this tensor.
+bool isTracedNumber(const Value* value) {
+  const Node* node = value->node();
+  if (node->kind() == c10::prim::NumToTensor) return true;
+  if (!node->kind().is_aten() || node->inputs().empty()) return false;
+  bool from_number = false;
+  for (const Value* input : node->inputs()) {
+    if (!holdsTensor(input->type()) || constantNumber(input)) continue;
+    if (!isTracedNumber(input)) return false;
+    from_number = true;
+  }
+  return from_number;
+}
+
 // Ops that compute tensors. What only reads shapes, or arranges values in the language, is not
 // an op that could be int8 or float.
 bool isListed(const Node* node) {
   if (node->kind().is_prim()) return false;
   const OpRow* row = findRow(node);
   if (row != nullptr && row->role == Role::kMetadata) return false;
-  // Numbers that tracing keeps in tensors.
-  bool reads_tensor = node->inputs().empty();
-  for (const Value* input : node->inputs()) {
-    const bool is_number = input->node()->kind() == c10::prim::NumToTensor;
-    reads_tensor = reads_tensor || (holdsTensor(input->type()) && !is_number);
-  }
-  if (!reads_tensor) return false;
   for (const Value* output : node->outputs()) {
-    if (holdsTensor(output->type())) return true;
+    if (holdsTensor(output->type()) && !isTracedNumber(output)) return true;
   }
   return false;
 }

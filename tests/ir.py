@@ -4,7 +4,7 @@ Two texts of a graph:
 
 - plain, from `readable`: constants and attribute reads stand where they are used, so that
   `aten::conv2d(%x, self.conv.weight, None, [1, 1], [0, 0], [1, 1], 1)` is one line, and values
-  without a name are numbered from 0. Marks, module paths and source places are left out.
+  other than the inputs are numbered from 0. Marks, module paths and source places are left out.
 - raw, from `raw_text`: the canonical text with every node; only source places are left out.
 """
 
@@ -139,6 +139,7 @@ def before_and_after(
 
 def assert_change(change: Change, before: str, after: str) -> None:
     """Compare both graphs with golden texts, as a whole."""
+    assert change.after != change.before, "the pass does nothing; use assert_unchanged"
     assert_text(change.before, before)
     assert_text(change.after, after)
 
@@ -210,11 +211,17 @@ _SCOPE = re.compile(r", scope: \S*$", re.MULTILINE)
 _MARK = re.compile(r"\[jitquant_\w+=\d+(, jitquant_\w+=\d+)*\]")
 _CONSTANT = re.compile(r"^ *%([\w.]+) : (.+?) = prim::Constant(?:\[value=(.*)\])?\(\)$")
 _READ = re.compile(r'^ *%([\w.]+) : .+ = prim::GetAttr\[name="(\w+)"\]\(%([\w.]+)\)$')
+_MANGLE = re.compile(r"___torch_mangle_\d+")
 _NAME = re.compile(r"%[\w.]+")
 
 
 def raw_text(text: str) -> str:
-    """The canonical text without places in source files."""
+    """The canonical text without places in source files.
+
+    torch counts mangled names process-wide; here they are counted from 0.
+    """
+    counts: dict[str, str] = {}
+    text = _MANGLE.sub(lambda match: counts.setdefault(match[0], f"mangle_{len(counts)}"), text)
     return _SOURCE.sub("", text).strip("\n")
 
 
@@ -226,11 +233,13 @@ def unscoped_text(text: str) -> str:
 def readable(text: str) -> str:
     """The plain text, see above."""
     text = re.sub(r",\n +", ", ", unscoped_text(text))
-    text = re.sub(r"___torch_mangle_\d+\.", "", text)
+    text = re.sub(r"\bmangle_\d+\.", "", text)
     header, *body = text.split("\n")
     match = re.match(r"graph\((%[\w.]+) : __torch__\.[\w.]+(.*)\):$", header)
     assert match, f"not the graph of a method: {header}"
     known = {match[1]: "self"}
+    for old in _NAME.findall(match[2]):  # inputs keep the user's names
+        known[old] = re.sub(r"\.\d+$", "", old)
     lines = [f"graph({match[1]}{match[2]}):"]
     for line in body:
         if constant := _CONSTANT.match(line):
@@ -243,11 +252,7 @@ def readable(text: str) -> str:
 
     def name(match: re.Match[str]) -> str:
         old = match[0]
-        if old in known:
-            return known[old]
-        if not old[1:].isdecimal():
-            return old
-        return numbers.setdefault(old, f"%{len(numbers)}")
+        return known.get(old) or numbers.setdefault(old, f"%{len(numbers)}")
 
     return "\n".join(_NAME.sub(name, line) for line in lines)
 

@@ -1,6 +1,8 @@
 """Small models that tests share, and how to compare what they give."""
 
 import hashlib
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,8 +120,9 @@ def calibrate(model: torch.jit.ScriptModule, *batches: Tensor) -> None:
 
 def sqnr(a: Tensor, b: Tensor) -> float:
     """Signal-to-noise ratio of `b` against the reference `a`, in dB; inf if they are equal."""
-    noise = (a.double() - b.double()).norm()
-    return float(20 * torch.log10(a.double().norm() / noise)) if noise > 0 else float("inf")
+    a, b = a.detach().double(), b.detach().double()
+    noise = float((a - b).norm())
+    return 20 * math.log10(float(a.norm()) / noise) if noise > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Snapshot:
     tensors: dict[str, tuple[torch.dtype, torch.device, tuple[int, ...], int, bool, str]]
     graphs: dict[str, str]
     attributes: str
-    training: dict[str, bool]
+    training: dict[str, bool | None]
 
 
 def snapshot(model: torch.jit.ScriptModule) -> Snapshot:
@@ -139,14 +142,16 @@ def snapshot(model: torch.jit.ScriptModule) -> Snapshot:
         assert isinstance(module, torch.jit.ScriptModule)
         for name in module._c._method_names():
             graphs[f"{path}.{name}"] = str(module._c._get_method(name).graph)
-        training[path] = bool(module.training)
-    attributes = model._c.dump_to_str(code=False, attrs=True, params=False)
+        training[path] = getattr(module, "training", None)
+    is_meta = any(parameter.is_meta for parameter in [*model.parameters(), *model.buffers()])
+    # Values of meta tensors cannot be printed.
+    attributes = "" if is_meta else model._c.dump_to_str(code=False, attrs=True, params=False)
     tensors = {
         name: (
             tensor.dtype,
             tensor.device,
             tuple(tensor.shape),
-            tensor.data_ptr(),
+            0 if tensor.is_meta else tensor.data_ptr(),
             tensor.requires_grad,
             bits(tensor),
         )
@@ -176,7 +181,17 @@ def assert_untouched(model: torch.jit.ScriptModule) -> Iterator[None]:
 
 
 def graph_text(model: torch.jit.ScriptModule, method: str = "forward") -> str:
-    """The canonical text of one method's graph, without source positions."""
-    graph = torch._C._jit_pass_canonicalize(model._c._get_method(method).graph)
-    text: str = graph.str(False)
-    return text
+    """One method's graph with canonical names, without source positions and mangled class names.
+
+    Saving and loading moves constants, see `code_text`.
+    """
+    graph = model._c._get_method(method).graph
+    text: str = torch._C._jit_pass_canonicalize(graph, False).str(False)
+    return re.sub(r"___torch_mangle_\d+\.", "", text)
+
+
+def code_text(model: torch.jit.ScriptModule) -> str:
+    """All methods as the code that a file holds: equal for a model and its loaded file."""
+    names = sorted(model._c._method_names())
+    text = "\n".join(model._c._get_method(name).code for name in names)
+    return re.sub(r"___torch_mangle_\d+\.", "", text)

@@ -98,7 +98,8 @@ bool isConvolutionWithStringPadding(const Node* node) {
 void canonicalizeNode(Node* node, const jit::Module& module) {
   static const auto* const kDropouts = new std::vector<c10::Symbol>{
       c10::aten::dropout, c10::aten::feature_dropout, c10::aten::alpha_dropout,
-      c10::aten::feature_alpha_dropout};
+      c10::aten::feature_alpha_dropout, c10::aten::dropout_, c10::aten::feature_dropout_,
+      c10::aten::alpha_dropout_, c10::aten::feature_alpha_dropout_};
   if (node->kind() == c10::aten::_convolution) {
     rewriteConvolution(node);
   } else if (isConvolutionWithStringPadding(node)) {

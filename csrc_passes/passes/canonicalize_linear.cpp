@@ -11,6 +11,8 @@
 
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include <map>
+
 #include "ir_util.h"
 #include "passes/passes.h"
 
@@ -20,6 +22,8 @@ using jit::Node;
 using jit::Value;
 
 namespace {
+
+using Transposed = std::map<std::string, std::string>;  // looked up only
 
 bool isMatrixTranspose(const Node* node) {
   if (node->kind() == c10::aten::t || node->kind() == c10::aten::numpy_T) return true;
@@ -35,7 +39,9 @@ bool isMatrixTranspose(const Node* node) {
 }
 
 // The (out, in) weight behind the right operand of a product, as a value; null if computed.
-Value* weightOf(Value* right, Node* product, Program& program, jit::Graph& graph) {
+// `transposed` holds the attribute made for each weight's path.
+Value* weightOf(Value* right, Node* product, Program& program, jit::Graph& graph,
+                Transposed& transposed) {
   const Node* producer = right->node();
   if (!producer->inputs().empty() && isMatrixTranspose(producer)) {
     Value* weight = producer->input(0);
@@ -45,13 +51,15 @@ Value* weightOf(Value* right, Node* product, Program& program, jit::Graph& graph
   const auto tensor = constantTensor(right, program.module);
   if (!tensor || tensor->dim() != 2) return nullptr;
   const auto path = attributePath(right);
-  const std::string name = path.value_or("weight") + "_transposed";
-  auto [owner, base] = ownerOf(program.module, name);
-  if (!path) base = freeAttributeName(owner, base);
-  setTensorAttribute(owner, base, tensor->detach().t().contiguous());
-  const size_t dot = name.rfind('.');
-  const std::string full = dot == std::string::npos ? base : name.substr(0, dot + 1) + base;
-  return insertAttributeRead(graph, full, program.module, product);
+  std::string unnamed;
+  std::string& made = path ? transposed[*path] : unnamed;
+  if (made.empty()) {
+    const std::string wish = path.value_or("weight") + "_transposed";
+    const auto [owner, name] = ownerOf(program.module, wish);
+    made = wish.substr(0, wish.size() - name.size()) + freeAttributeName(owner, name);
+    setTensorAttribute(program.module, made, tensor->detach().t().contiguous());
+  }
+  return insertAttributeRead(graph, made, program.module, product);
 }
 
 bool isBiasOf(const Value* bias, const at::Tensor& weight, const jit::Module& module) {
@@ -67,17 +75,17 @@ void replaceWithLinear(Node* old, Node* product, Value* x, Value* weight, Value*
 
 bool isOne(const Value* value) { return constantNumber(value) == 1.0; }
 
-void rewriteAddmm(Node* node, Program& program, jit::Graph& graph) {
+void rewriteAddmm(Node* node, Program& program, jit::Graph& graph, Transposed& transposed) {
   if (!isOne(node->input(3)) || !isOne(node->input(4))) return;
-  Value* weight = weightOf(node->input(2), node, program, graph);
+  Value* weight = weightOf(node->input(2), node, program, graph, transposed);
   if (weight == nullptr) return;
   if (!isBiasOf(node->input(0), *constantTensor(weight, program.module), program.module)) return;
   replaceWithLinear(node, node, node->input(1), weight, node->input(0));
 }
 
-void rewriteMatmul(Node* node, Program& program, jit::Graph& graph) {
+void rewriteMatmul(Node* node, Program& program, jit::Graph& graph, Transposed& transposed) {
   if (constantTensor(node->input(0), program.module)) return;
-  Value* weight = weightOf(node->input(1), node, program, graph);
+  Value* weight = weightOf(node->input(1), node, program, graph, transposed);
   if (weight == nullptr) return;
   Value* x = node->input(0);
   if (hasOneUse(node->output())) {
@@ -98,12 +106,13 @@ void rewriteMatmul(Node* node, Program& program, jit::Graph& graph) {
 }  // namespace
 
 void canonicalizeLinear(Program& program) {
+  Transposed transposed;
   for (Method& method : program.methods) {
     for (Node* node : allNodes(*method.graph)) {
       if (node->kind() == c10::aten::addmm) {
-        rewriteAddmm(node, program, *method.graph);
+        rewriteAddmm(node, program, *method.graph, transposed);
       } else if (node->kind() == c10::aten::matmul || node->kind() == c10::aten::mm) {
-        rewriteMatmul(node, program, *method.graph);
+        rewriteMatmul(node, program, *method.graph, transposed);
       }
     }
     jit::EliminateDeadCode(method.graph);

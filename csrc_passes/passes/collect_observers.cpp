@@ -118,6 +118,12 @@ void collectObservers(Program& program) {
     if (!program.module.hasattr(name)) break;
     program.qconfigs.push_back({jit::Module(), program.module.attr(name).toModule()});
   }
+  for (size_t i = program.module.type()->numAttributes(); i-- > 0;) {
+    const std::string name = program.module.type()->getAttributeName(i);
+    if (!isObserverName(name)) continue;
+    program.module._ivalue()->unsafeRemoveAttr(name);
+    program.module.type()->unsafeRemoveAttribute(name);
+  }
 }
 
 }  // namespace jitquant

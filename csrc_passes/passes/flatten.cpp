@@ -11,10 +11,12 @@
 //         types that are not modules, moves into a CompilationUnit of the new module's own, so
 //         that nothing of the original has to stay alive and nothing of the copy outlives it.
 
+#include <ATen/ATen.h>
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/inline_fork_wait.h>
 #include <torch/csrc/jit/passes/inliner.h>
+#include <torch/csrc/jit/passes/shape_analysis.h>
 
 #include <algorithm>
 
@@ -49,9 +51,6 @@ bool isTorchbind(const ClassType& type) {
 
 class TreeCopy {
  public:
-  explicit TreeCopy(Observers observers)
-      : observers_(observers), unit_(std::make_shared<jit::CompilationUnit>()) {}
-
   jit::Module copyModule(const jit::Module& original, const std::string& path) {
     const auto found = modules_.find(original._ivalue().get());
     if (found != modules_.end()) return found->second;
@@ -66,15 +65,15 @@ class TreeCopy {
       const IValue& value = original._ivalue()->getSlot(i);
       const std::string child = path.empty() ? name : path + "." + name;
       if (isObserverName(name)) {
-        if (observers_ == Observers::kKeep) copy.register_module(name, value.toModule());
-      } else if (type->getAttribute(i)->is_module()) {
-        copy.register_module(name, copyModule(value.toModule(), child));
+        copy.register_module(name, value.toModule());
       } else if (type->getAttribute(i)->kind() == c10::TypeKind::InterfaceType) {
         throw UserError("the submodule '" + child + "' is typed as the interface " +
                         type->getAttribute(i)->annotation_str() +
                         "; which code it runs is only known at run time, so it cannot be "
                         "quantized. Freeze the model first (torch.jit.freeze inlines interface "
                         "calls), or give the attribute a concrete module type.");
+      } else if (type->getAttribute(i)->is_module()) {
+        copy.register_module(name, copyModule(value.toModule(), child));
       } else {
         const TypePtr mapped = remap(type->getAttribute(i));
         copy.type()->addAttribute(name, mapped, type->is_parameter(i), type->is_buffer(i));
@@ -115,6 +114,8 @@ class TreeCopy {
     inlineCalls(*graph->nodes().begin(), graph->return_node());
     jit::InlineForkWait(graph);
     inlineCalls(*graph->nodes().begin(), graph->return_node());
+    // Tracing recorded the shapes of one run; what holds for all runs is not among them.
+    jit::EraseShapeInformation(graph);
     jit::EliminateDeadCode(graph);
     return graph;
   }
@@ -145,6 +146,7 @@ class TreeCopy {
       call->removeInput(0);  // the function itself
     }
     callee->ensure_defined();
+    const jit::SourceRange range = call->sourceRange();
     Node* before = call->prev();
     Node* after = call->next();
     {
@@ -156,16 +158,26 @@ class TreeCopy {
       call->destroy();
     }
     for (Node* node = before->next(); node != after; node = node->next()) {
-      labelWithBlocks(node, path);
+      label(node, path, range);
     }
     inlineCalls(before->next(), after);
   }
 
-  static void labelWithBlocks(Node* node, const std::string& path) {
+  // The module path, and the user's line instead of one inside torch.
+  static void label(Node* node, const std::string& path, const jit::SourceRange& call) {
     setModulePath(node, path);
+    if (isInsideTorch(node)) node->setSourceRange(call);
     for (Block* block : node->blocks()) {
-      for (Node* inner : block->nodes()) labelWithBlocks(inner, path);
+      for (Node* inner : block->nodes()) label(inner, path, call);
     }
+  }
+
+  static bool isInsideTorch(const Node* node) {
+    const auto place = node->sourceRange().file_line_col();
+    if (!place) return true;
+    const std::string& file = std::get<0>(*place);
+    return file.find("/torch/") != std::string::npos || file.rfind("torch/", 0) == 0 ||
+           file.rfind('<', 0) == 0;
   }
 
   // Gives the chains of submodule reads the types of the new tree.
@@ -230,9 +242,15 @@ class TreeCopy {
     return copy;
   }
 
-  // Containers and objects are copied, tensors shared: fold_attributes clones those that a
-  // graph writes.
+  // Containers and objects are copied. Tensors share their memory (own_state clones what a graph
+  // writes), but are tensors of their own, so that Module::to on the copy spares the original.
   IValue copyValue(const IValue& value) {
+    if (value.isTensor() && value.toTensor().defined()) {
+      const at::Tensor& original = value.toTensor();
+      const auto [found, is_new] = tensors_.emplace(original.unsafeGetTensorImpl(), at::Tensor());
+      if (is_new) found->second = original.detach().requires_grad_(original.requires_grad());
+      return found->second;
+    }
     if (value.isList()) {
       auto copy = c10::impl::GenericList(remap(value.toList().elementType()));
       for (const IValue& element : value.toListRef()) copy.push_back(copyValue(element));
@@ -262,19 +280,18 @@ class TreeCopy {
     return copy;
   }
 
-  Observers observers_;
-  std::shared_ptr<jit::CompilationUnit> unit_;
+  std::shared_ptr<jit::CompilationUnit> unit_ = std::make_shared<jit::CompilationUnit>();
   // Keyed by identity and only looked up.
   std::unordered_map<const c10::ivalue::Object*, jit::Module> modules_;
   std::unordered_map<const c10::ivalue::Object*, c10::intrusive_ptr<c10::ivalue::Object>> objects_;
+  std::unordered_map<const c10::TensorImpl*, at::Tensor> tensors_;
   std::unordered_map<const ClassType*, ClassTypePtr> classes_;
 };
 
 }  // namespace
 
-Program flatten(const jit::Module& original, const std::vector<std::string>& methods,
-                Observers observers) {
-  TreeCopy tree(observers);
+Program flatten(const jit::Module& original, const std::vector<std::string>& methods) {
+  TreeCopy tree;
   Program program;
   program.module = tree.copyModule(original, "");
   for (const std::string& name : methods) {

@@ -31,6 +31,9 @@ namespace {
 // The attribute or constant that holds a weight: one identity, however many paths lead to it.
 using Identity = std::pair<const void*, std::string>;
 
+// Who reads each weight and bias; looked up only.
+using Readers = std::map<Identity, std::vector<jit::Use>>;
+
 struct WeightUses {
   Identity weight;
   std::vector<Node*> convs;
@@ -113,7 +116,21 @@ std::string biasPath(const Node* conv, const std::string& weight_path, const jit
   return prefix + freeAttributeName(owner, wish);
 }
 
-void foldUses(const WeightUses& uses, const jit::Module& module) {
+// Whether anything but these convolutions reads the weight or bias of the first.
+bool hasOtherReaders(const WeightUses& uses, const Readers& readers, const jit::Module& module) {
+  for (const size_t input : {1, 2}) {
+    const Value* value = uses.convs[0]->input(input);
+    if (isNone(value)) continue;
+    for (const jit::Use& use : readers.at(identityOf(value, module))) {
+      const bool own =
+          std::find(uses.convs.begin(), uses.convs.end(), use.user) != uses.convs.end();
+      if (!own || use.offset != input) return true;
+    }
+  }
+  return false;
+}
+
+void foldUses(const WeightUses& uses, const Readers& readers, const jit::Module& module) {
   Node* first_conv = uses.convs[0];
   Node* first_bn = onlyBatchNorm(first_conv);
   if (first_bn == nullptr) return;
@@ -126,6 +143,7 @@ void foldUses(const WeightUses& uses, const jit::Module& module) {
       return;
     }
   }
+  if (hasOtherReaders(uses, readers, module)) return;
   const auto weight = constantTensor(first_conv->input(1), module);
   const auto bias = constantTensor(first_conv->input(2), module);
   const auto bn = readBatchNorm(first_bn, module);
@@ -152,9 +170,15 @@ void foldUses(const WeightUses& uses, const jit::Module& module) {
 
 void foldConvBn(Program& program) {
   std::vector<WeightUses> groups;
+  Readers readers;
   std::map<Identity, size_t> group_of;  // looked up only
   for (Method& method : program.methods) {
     for (Node* node : allNodes(*method.graph)) {
+      if (node->kind() == c10::prim::GetAttr || node->kind() == c10::prim::Constant) {
+        const auto& uses = node->output()->uses();
+        auto& all = readers[identityOf(node->output(), program.module)];
+        all.insert(all.end(), uses.begin(), uses.end());
+      }
       if (!isConv(node)) continue;
       const Identity weight = identityOf(node->input(1), program.module);
       const auto [found, is_new] = group_of.emplace(weight, groups.size());
@@ -163,7 +187,7 @@ void foldConvBn(Program& program) {
       groups[found->second].graphs.push_back(method.graph.get());
     }
   }
-  for (const WeightUses& uses : groups) foldUses(uses, program.module);
+  for (const WeightUses& uses : groups) foldUses(uses, readers, program.module);
   for (Method& method : program.methods) jit::EliminateDeadCode(method.graph);
 }
 

@@ -27,6 +27,7 @@ void freeze(Program& program, const std::vector<std::string>& preserved) {
     method.graph = jit::toGraphFunction(program.module.get_method(method.name).function()).graph();
     method.plan = nullptr;
   }
+  ownState(program);  // the graphs are new, and their reads unmarked
 }
 
 }  // namespace jitquant

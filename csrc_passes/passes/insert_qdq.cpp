@@ -15,7 +15,6 @@
 
 #include "passes/passes.h"
 
-#include "error.h"
 #include "ir_util.h"
 #include "plan.h"
 #include "qparams.h"
@@ -97,9 +96,6 @@ class Inserter {
     const OpRecord& record = program_.records[*mark(node, kOpMark)];
     jit::Module observer = program_.qconfigs[record.qconfig].weight.deepcopy();
     observer.forward({weight.detach()});
-    if (observer.attr("saw_nan").toBool() || observer.attr("saw_inf").toBool()) {
-      throw UserError("the weight of " + describe(node) + " holds NaN or infinite values.");
-    }
     const QParams qparams = program_.target->safeWeightQParams(weight, readQParams(observer));
     const QuantizePair pair = insertQuantizePair(node->input(1), qparams, node);
     node->replaceInput(1, pair.dequantize->output());

@@ -11,10 +11,9 @@
 namespace jitquant {
 
 // Prepare.
-enum class Observers { kKeep, kDrop };
-Program flatten(const jit::Module& original, const std::vector<std::string>& methods,
-                Observers observers);
+Program flatten(const jit::Module& original, const std::vector<std::string>& methods);
 void foldAttributes(Program& program);
+void ownState(Program& program);
 void functionalize(Program& program);
 void canonicalize(Program& program);
 void canonicalizeLinear(Program& program);

@@ -40,7 +40,7 @@ void moveBelow(Program& program, Node* node, const OpRow& row, Value* quantized)
   }
   copyOrigin(moved, node)->insertBefore(node);
   Node* dequantize = graph.create(c10::aten::dequantize, {moved->output()});
-  dequantize->insertAfter(moved);
+  dequantize->insertAfter(node);
   carryObservation(program, node->output(), dequantize->output());
   program.lowerings.push_back({node, node->output(), moved->output(), nullptr,
                                {node->input(row.data[0])}});

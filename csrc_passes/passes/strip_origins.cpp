@@ -14,7 +14,10 @@
 namespace jitquant {
 
 void stripOrigins(Program& program) {
-  const auto nowhere = jit::SourceRange(std::make_shared<jit::Source>(std::string_view("")), 0, 0);
+  // torch's interpreter cannot run aten::warn from a source without a file name.
+  const auto source =
+      std::make_shared<jit::Source>(std::string_view(""), "<converted>", /*starting_line_no=*/0);
+  const jit::SourceRange nowhere(source, 0, 0);
   for (Method& method : program.methods) {
     stripMarks(*method.graph);
     for (jit::Node* node : allNodes(*method.graph)) {

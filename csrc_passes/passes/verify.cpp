@@ -89,7 +89,7 @@ class Verifier {
       const at::Tensor integers =
           at::randint(0, 256, shapes[i], generator_, at::TensorOptions().dtype(at::kByte));
       const at::Tensor tensor = at::_make_per_tensor_quantized_tensor(
-          integers, qparams->scalarScale(), qparams->scalarZeroPoint());
+          asConvolutionsLeaveIt(integers), qparams->scalarScale(), qparams->scalarZeroPoint());
       evaluator.set(quantized, tensor);
       evaluator.set(dequantized, tensor.dequantize());
     }
@@ -99,9 +99,16 @@ class Verifier {
       if (!expected || !actual) return "";
       return compare(lowering, expected->toTensor(), actual->toTensor());
     } catch (const std::exception& error) {
-      const std::string text = error.what();
+      std::string text = error.what();
+      text.erase(0, text.find_first_not_of("\n "));
       return "its int8 form raises: " + text.substr(0, text.find('\n'));
     }
+  }
+
+  // Channels-last, which is what the int8 convolutions return.
+  static at::Tensor asConvolutionsLeaveIt(const at::Tensor& tensor) {
+    if (tensor.dim() == 4) return tensor.contiguous(at::MemoryFormat::ChannelsLast);
+    return tensor.dim() == 5 ? tensor.contiguous(at::MemoryFormat::ChannelsLast3d) : tensor;
   }
 
   std::string compare(const Lowering& lowering, const at::Tensor& expected,
@@ -123,6 +130,11 @@ class Verifier {
     OpRecord& record = program_.records[*mark(lowering.float_op, kOpMark)];
     record.int8 = false;
     record.reason = reason;
+    if (const Node* activation = lowering.float_output->node(); activation != lowering.float_op) {
+      OpRecord& absorbed = program_.records[*mark(activation, kOpMark)];
+      absorbed.int8 = false;
+      absorbed.reason = "the op that would absorb it stays float";
+    }
     Node* quantize = lowering.quantize;
     if (quantize == nullptr) {
       const QParams qparams = *staticQParams(lowering.int8_output);

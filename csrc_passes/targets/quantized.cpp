@@ -97,6 +97,8 @@ Target makeQuantizedTarget() {
            {0, 1, 2, 3, 4, 7}, true},
           {"aten::hardswish", "quantized::hardswish", "", "", {}, {0}, true},
           {"aten::sigmoid", "quantized::sigmoid", "", "", {}, {0}, true},
+          // Convolutions return channels-last, of which not every view can be taken.
+          {"aten::view", "aten::reshape", "", "", {}, {0, 1}, false},
       },
       safeWeightQParams,
   };

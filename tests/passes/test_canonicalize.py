@@ -38,15 +38,15 @@ def test_traced_conv1d() -> None:
     assert_change(
         change,
         before="""
-        graph(self, %x : Float(1, 2, 4, strides=[8, 4, 1], requires_grad=0, device=cpu)):
-          %0 : Float(1, 2, 2, strides=[4, 2, 1], requires_grad=0, device=cpu) = aten::_convolution(%x, self.inner.weight, self.inner.bias, [2], [1], [1], False, [0], 1, False, False, True, True)
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::_convolution(%x, self.inner.weight, self.inner.bias, [2], [1], [1], False, [0], 1, False, False, True, True)
+              return (%0)
+        """,
         after="""
-        graph(self, %x : Float(1, 2, 4, strides=[8, 4, 1], requires_grad=0, device=cpu)):
-          %0 : Float(1, 2, 2, strides=[4, 2, 1], requires_grad=0, device=cpu) = aten::conv1d(%x, self.inner.weight, self.inner.bias, [2], [1], [1], 1)
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::conv1d(%x, self.inner.weight, self.inner.bias, [2], [1], [1], 1)
+              return (%0)
+        """,
     )
     assert_same_output(change.model, model, x)
 
@@ -58,15 +58,15 @@ def test_traced_conv2d() -> None:
     assert_change(
         change,
         before="""
-        graph(self, %x : Float(1, 2, 4, 4, strides=[32, 16, 4, 1], requires_grad=0, device=cpu)):
-          %0 : Float(1, 2, 6, 2, strides=[24, 12, 2, 1], requires_grad=0, device=cpu) = aten::_convolution(%x, self.inner.weight, self.inner.bias, [1, 2], [2, 2], [1, 2], False, [0, 0], 2, False, False, True, True)
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::_convolution(%x, self.inner.weight, self.inner.bias, [1, 2], [2, 2], [1, 2], False, [0, 0], 2, False, False, True, True)
+              return (%0)
+        """,
         after="""
-        graph(self, %x : Float(1, 2, 4, 4, strides=[32, 16, 4, 1], requires_grad=0, device=cpu)):
-          %0 : Float(1, 2, 6, 2, strides=[24, 12, 2, 1], requires_grad=0, device=cpu) = aten::conv2d(%x, self.inner.weight, self.inner.bias, [1, 2], [2, 2], [1, 2], 2)
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::conv2d(%x, self.inner.weight, self.inner.bias, [1, 2], [2, 2], [1, 2], 2)
+              return (%0)
+        """,
     )
     assert_same_output(change.model, model, x)
 
@@ -78,15 +78,15 @@ def test_traced_conv3d() -> None:
     assert_change(
         change,
         before="""
-        graph(self, %x : Float(1, 2, 3, 3, 3, strides=[54, 27, 9, 3, 1], requires_grad=0, device=cpu)):
-          %0 : Float(1, 2, 1, 1, 1, strides=[2, 1, 1, 1, 1], requires_grad=0, device=cpu) = aten::_convolution(%x, self.inner.weight, None, [1, 1, 1], [0, 0, 0], [1, 1, 1], False, [0, 0, 0], 1, False, False, True, True)
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::_convolution(%x, self.inner.weight, None, [1, 1, 1], [0, 0, 0], [1, 1, 1], False, [0, 0, 0], 1, False, False, True, True)
+              return (%0)
+        """,
         after="""
-        graph(self, %x : Float(1, 2, 3, 3, 3, strides=[54, 27, 9, 3, 1], requires_grad=0, device=cpu)):
-          %0 : Float(1, 2, 1, 1, 1, strides=[2, 1, 1, 1, 1], requires_grad=0, device=cpu) = aten::conv3d(%x, self.inner.weight, None, [1, 1, 1], [0, 0, 0], [1, 1, 1], 1)
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::conv3d(%x, self.inner.weight, None, [1, 1, 1], [0, 0, 0], [1, 1, 1], 1)
+              return (%0)
+        """,
     )
     assert_same_output(change.model, model, x)
 
@@ -100,15 +100,15 @@ def test_traced_transposed_convolution() -> None:
     assert_change(
         change,
         before="""
-        graph(self, %x : Float(1, 2, 3, 3, strides=[18, 9, 3, 1], requires_grad=0, device=cpu)):
-          %0 : Float(1, 2, 9, 9, strides=[162, 81, 9, 1], requires_grad=0, device=cpu) = aten::_convolution(%x, self.inner.weight, self.inner.bias, [3, 3], [1, 1], [1, 1], True, [2, 2], 1, False, False, True, True)
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::_convolution(%x, self.inner.weight, self.inner.bias, [3, 3], [1, 1], [1, 1], True, [2, 2], 1, False, False, True, True)
+              return (%0)
+        """,
         after="""
-        graph(self, %x : Float(1, 2, 3, 3, strides=[18, 9, 3, 1], requires_grad=0, device=cpu)):
-          %0 : Float(1, 2, 9, 9, strides=[162, 81, 9, 1], requires_grad=0, device=cpu) = aten::conv_transpose2d(%x, self.inner.weight, self.inner.bias, [3, 3], [1, 1], [2, 2], 1, [1, 1])
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::conv_transpose2d(%x, self.inner.weight, self.inner.bias, [3, 3], [1, 1], [2, 2], 1, [1, 1])
+              return (%0)
+        """,
     )
     assert_same_output(change.model, model, x)
 
@@ -119,15 +119,15 @@ def test_padding_same_of_an_odd_kernel() -> None:
     assert_change(
         change,
         before="""
-        graph(self, %x.1 : Tensor):
-          %0 : Tensor = aten::conv2d(%x.1, self.inner.weight, self.inner.bias, [1, 1], "same", [2, 1], 1)
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::conv2d(%x, self.inner.weight, self.inner.bias, [1, 1], "same", [2, 1], 1)
+              return (%0)
+        """,
         after="""
-        graph(self, %x.1 : Tensor):
-          %0 : Tensor = aten::conv2d(%x.1, self.inner.weight, self.inner.bias, [1, 1], [2, 2], [2, 1], 1)
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::conv2d(%x, self.inner.weight, self.inner.bias, [1, 1], [2, 2], [2, 1], 1)
+              return (%0)
+        """,
     )
     assert_same_output(change.model, model, sample(1, 2, 5, 5))
 
@@ -138,16 +138,16 @@ def test_padding_same_of_an_even_kernel_pads_one_more_on_the_right() -> None:
     assert_change(
         change,
         before="""
-        graph(self, %x.1 : Tensor):
-          %0 : Tensor = aten::conv2d(%x.1, self.inner.weight, self.inner.bias, [1, 1], "same", [1, 1], 1)
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::conv2d(%x, self.inner.weight, self.inner.bias, [1, 1], "same", [1, 1], 1)
+              return (%0)
+        """,
         after="""
-        graph(self, %x.1 : Tensor):
-          %0 : Tensor = aten::constant_pad_nd(%x.1, [0, 0, 0, 1], 0.0)
-          %1 : Tensor = aten::conv2d(%0, self.inner.weight, self.inner.bias, [1, 1], [1, 1], [1, 1], 1)
-          return (%1)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::constant_pad_nd(%x, [0, 0, 0, 1], 0.0)
+              %1 : Tensor = aten::conv2d(%0, self.inner.weight, self.inner.bias, [1, 1], [1, 1], [1, 1], 1)
+              return (%1)
+        """,
     )
     assert_same_output(change.model, model, sample(1, 2, 5, 5))
 
@@ -159,16 +159,16 @@ def test_padding_same_traced() -> None:
     assert_change(
         change,
         before="""
-        graph(self, %x : Float(1, 2, 5, strides=[10, 5, 1], requires_grad=0, device=cpu)):
-          %0 : Float(1, 2, 5, strides=[10, 5, 1], requires_grad=1, device=cpu) = aten::_convolution_mode(%x, self.inner.weight, self.inner.bias, [1], "same", [1], 1)
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::_convolution_mode(%x, self.inner.weight, self.inner.bias, [1], "same", [1], 1)
+              return (%0)
+        """,
         after="""
-        graph(self, %x : Float(1, 2, 5, strides=[10, 5, 1], requires_grad=0, device=cpu)):
-          %0 : Tensor = aten::constant_pad_nd(%x, [0, 1], 0.0)
-          %1 : Float(1, 2, 5, strides=[10, 5, 1], requires_grad=1, device=cpu) = aten::conv1d(%0, self.inner.weight, self.inner.bias, [1], [0], [1], 1)
-          return (%1)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::constant_pad_nd(%x, [0, 1], 0.0)
+              %1 : Tensor = aten::conv1d(%0, self.inner.weight, self.inner.bias, [1], [0], [1], 1)
+              return (%1)
+        """,
     )
     assert_same_output(change.model, model, x)
 
@@ -179,15 +179,15 @@ def test_padding_valid() -> None:
     assert_change(
         change,
         before="""
-        graph(self, %x.1 : Tensor):
-          %0 : Tensor = aten::conv2d(%x.1, self.inner.weight, self.inner.bias, [1, 1], "valid", [1, 1], 1)
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::conv2d(%x, self.inner.weight, self.inner.bias, [1, 1], "valid", [1, 1], 1)
+              return (%0)
+        """,
         after="""
-        graph(self, %x.1 : Tensor):
-          %0 : Tensor = aten::conv2d(%x.1, self.inner.weight, self.inner.bias, [1, 1], [0, 0], [1, 1], 1)
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::conv2d(%x, self.inner.weight, self.inner.bias, [1, 1], [0, 0], [1, 1], 1)
+              return (%0)
+        """,
     )
     assert_same_output(change.model, model, sample(1, 2, 5, 5))
 
@@ -204,10 +204,10 @@ def test_padding_same_of_a_computed_weight_stays() -> None:
     assert_unchanged(
         change,
         """
-        graph(self, %x.1 : Tensor, %weight.1 : Tensor):
-          %0 : Tensor = aten::conv1d(%x.1, %weight.1, None, [1], "same", [1], 1)
-          return (%0)
-    """,
+            graph(self, %x : Tensor, %weight : Tensor):
+              %0 : Tensor = aten::conv1d(%x, %weight, None, [1], "same", [1], 1)
+              return (%0)
+        """,
     )
     assert_same_output(change.model, model, sample(1, 2, 5), sample(3, 2, 4))
 
@@ -222,23 +222,25 @@ def test_other_spelling_of_convolution_stays() -> None:
     assert_unchanged(
         before_and_after("canonicalize", model),
         """
-        graph(self, %x.1 : Tensor, %transposed.1 : bool):
-          %0 : Tensor = aten::convolution(%x.1, %x.1, None, [1], [0], [1], %transposed.1, [0], 1)
-          return (%0)
-    """,
+            graph(self, %x : Tensor, %transposed : bool):
+              %0 : Tensor = aten::convolution(%x, %x, None, [1], [0], [1], %transposed, [0], 1)
+              return (%0)
+        """,
     )
 
 
 class Dropouts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a = nn.Dropout(0.5)
-        self.b = nn.Dropout2d(0.5)
-        self.c = nn.AlphaDropout(0.5)
+        self.dropout = nn.Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.c(self.b(self.a(x.neg())))
-        return y.neg()
+        y: Tensor = self.dropout(x.neg())
+        y = torch.feature_dropout(y, 0.5, False)
+        y = torch.alpha_dropout(y, 0.5, False)
+        y = torch.feature_alpha_dropout(y, 0.5, False)
+        y = torch.dropout_(y, 0.5, False)
+        return y.exp()
 
 
 def test_dropout_goes() -> None:
@@ -247,53 +249,21 @@ def test_dropout_goes() -> None:
     assert_change(
         change,
         before="""
-        graph(self, %x.1 : Tensor):
-          %0 : Tensor = aten::neg(%x.1)
+        graph(self, %x : Tensor):
+          %0 : Tensor = aten::neg(%x)
           %1 : Tensor = aten::dropout(%0, 0.5, False)
-          %inp_dim.1 : int = aten::dim(%1)
-          %2 : bool = aten::__contains__([3, 4], %inp_dim.1)
-          %3 : bool = aten::__not__(%2)
-           = prim::If(%3)
-            block0():
-              %warn_msg.1 : str = aten::format("dropout2d: Received a {}-D input to dropout2d, which is deprecated and will result in an error in a future release. To retain the behavior and silence this warning, please use dropout instead. Note that dropout2d exists to provide channel-wise dropout on inputs with 2 spatial dimensions, a channel dimension, and an optional batch dimension (i.e. 3D or 4D inputs).", %inp_dim.1)
-               = aten::warn[warn_id=0](%warn_msg.1, 2)
-              -> ()
-            block1():
-              -> ()
-          %4 : bool = aten::eq(%inp_dim.1, 3)
-           = prim::If(%4)
-            block0():
-               = aten::warn[warn_id=1]("dropout2d: Received a 3D input to dropout2d and assuming that channel-wise 1D dropout behavior is desired - input is interpreted as shape (N, C, L), where C is the channel dim. This behavior will change in a future release to interpret the input as one without a batch dimension, i.e. shape (C, H, W). To maintain the 1D channel-wise dropout behavior, please switch to using dropout1d instead.", 2)
-              -> ()
-            block1():
-              -> ()
-          %5 : Tensor = aten::feature_dropout(%1, 0.5, False)
-          %6 : Tensor = aten::alpha_dropout(%5, 0.5, False)
-          %7 : Tensor = aten::neg(%6)
-          return (%7)
+          %2 : Tensor = aten::feature_dropout(%1, 0.5, False)
+          %3 : Tensor = aten::alpha_dropout(%2, 0.5, False)
+          %4 : Tensor = aten::feature_alpha_dropout(%3, 0.5, False)
+          %5 : Tensor = aten::dropout(%4, 0.5, False)
+          %6 : Tensor = aten::exp(%5)
+          return (%6)
     """,
         after="""
-        graph(self, %x.1 : Tensor):
-          %0 : Tensor = aten::neg(%x.1)
-          %inp_dim.1 : int = aten::dim(%0)
-          %1 : bool = aten::__contains__([3, 4], %inp_dim.1)
-          %2 : bool = aten::__not__(%1)
-           = prim::If(%2)
-            block0():
-              %warn_msg.1 : str = aten::format("dropout2d: Received a {}-D input to dropout2d, which is deprecated and will result in an error in a future release. To retain the behavior and silence this warning, please use dropout instead. Note that dropout2d exists to provide channel-wise dropout on inputs with 2 spatial dimensions, a channel dimension, and an optional batch dimension (i.e. 3D or 4D inputs).", %inp_dim.1)
-               = aten::warn[warn_id=0](%warn_msg.1, 2)
-              -> ()
-            block1():
-              -> ()
-          %3 : bool = aten::eq(%inp_dim.1, 3)
-           = prim::If(%3)
-            block0():
-               = aten::warn[warn_id=1]("dropout2d: Received a 3D input to dropout2d and assuming that channel-wise 1D dropout behavior is desired - input is interpreted as shape (N, C, L), where C is the channel dim. This behavior will change in a future release to interpret the input as one without a batch dimension, i.e. shape (C, H, W). To maintain the 1D channel-wise dropout behavior, please switch to using dropout1d instead.", 2)
-              -> ()
-            block1():
-              -> ()
-          %4 : Tensor = aten::neg(%0)
-          return (%4)
+        graph(self, %x : Tensor):
+          %0 : Tensor = aten::neg(%x)
+          %1 : Tensor = aten::exp(%0)
+          return (%1)
     """,
     )
     assert_same_output(change.model, model, sample(1, 2, 3, 3))

@@ -27,7 +27,8 @@ class WritesFresh(nn.Module):
         y = y.relu_()
         y += x
         y *= x
-        return y
+        result: Tensor = y
+        return result
 
 
 def test_ops_on_fresh_values_become_functional() -> None:
@@ -36,21 +37,21 @@ def test_ops_on_fresh_values_become_functional() -> None:
     assert_change(
         change,
         before="""
-        graph(self, %x.1 : Tensor):
-          %0 : Tensor = aten::linear(%x.1, self.linear.weight, self.linear.bias)
-          %y.5 : Tensor = aten::relu_(%0)
-          %y.9 : Tensor = aten::add_(%y.5, %x.1, 1)
-          %y.13 : Tensor = aten::mul_(%y.9, %x.1)
-          return (%y.13)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::linear(%x, self.linear.weight, self.linear.bias)
+              %1 : Tensor = aten::relu_(%0)
+              %2 : Tensor = aten::add_(%1, %x, 1)
+              %3 : Tensor = aten::mul_(%2, %x)
+              return (%3)
+        """,
         after="""
-        graph(self, %x.1 : Tensor):
-          %0 : Tensor = aten::linear(%x.1, self.linear.weight, self.linear.bias)
-          %1 : Tensor = aten::relu(%0)
-          %2 : Tensor = aten::add(%1, %x.1, 1)
-          %3 : Tensor = aten::mul(%2, %x.1)
-          return (%3)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::linear(%x, self.linear.weight, self.linear.bias)
+              %1 : Tensor = aten::relu(%0)
+              %2 : Tensor = aten::add(%1, %x, 1)
+              %3 : Tensor = aten::mul(%2, %x)
+              return (%3)
+        """,
     )
     assert_same_output(change.model, model, sample(1, 2))
     assert reasons(change.model) == [
@@ -70,7 +71,8 @@ class WritesAliased(nn.Module):
         y = self.linear(x)
         alias = y.view(-1)
         y += x
-        return alias * 2
+        result: Tensor = alias * 2
+        return result
 
 
 def test_alias_used_later_keeps_the_write() -> None:
@@ -79,13 +81,13 @@ def test_alias_used_later_keeps_the_write() -> None:
     assert_unchanged(
         change,
         """
-        graph(self, %x.1 : Tensor):
-          %0 : Tensor = aten::linear(%x.1, self.linear.weight, self.linear.bias)
-          %alias.1 : Tensor = aten::view(%0, [-1])
-          %y : Tensor = aten::add_(%0, %x.1, 1)
-          %1 : Tensor = aten::mul(%alias.1, 2)
-          return (%1)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::linear(%x, self.linear.weight, self.linear.bias)
+              %1 : Tensor = aten::view(%0, [-1])
+              %2 : Tensor = aten::add_(%0, %x, 1)
+              %3 : Tensor = aten::mul(%1, 2)
+              return (%3)
+        """,
     )
     assert_same_output(change.model, model, sample(1, 2))
     converted = before_and_after("convert.plan", model, sample(1, 2)).model
@@ -117,11 +119,11 @@ def test_write_of_an_input_stays() -> None:
     assert_unchanged(
         change,
         """
-        graph(self, %x.1 : Tensor):
-          %x.5 : Tensor = aten::add_(%x.1, 1, 1)
-          %0 : Tensor = aten::linear(%x.5, self.linear.weight, self.linear.bias)
-          return (%0)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::add_(%x, 1, 1)
+              %1 : Tensor = aten::linear(%0, self.linear.weight, self.linear.bias)
+              return (%1)
+        """,
     )
     for stage in (change.model, before_and_after("convert.plan", model, sample(1, 2)).model):
         assert_same_output(stage, model, sample(1, 2))
@@ -135,6 +137,8 @@ def test_write_of_an_input_stays() -> None:
 
 
 class WritesBuffer(nn.Module):
+    state: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("state", torch.zeros(2))
@@ -150,14 +154,14 @@ def test_write_of_a_buffer_stays() -> None:
     assert_unchanged(
         change,
         """
-        graph(self, %x.1 : Tensor):
-          %state.1 : Tensor = prim::GetAttr[name="state"](self)
-          %0 : Tensor = aten::add_(%state.1, %x.1, 1)
-           = prim::SetAttr[name="state"](self, %0)
-          %state : Tensor = prim::GetAttr[name="state"](self)
-          %1 : Tensor = aten::mul(%state, 2)
-          return (%1)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = prim::GetAttr[name="state"](self)
+              %1 : Tensor = aten::add_(%0, %x, 1)
+               = prim::SetAttr[name="state"](self, %1)
+              %2 : Tensor = prim::GetAttr[name="state"](self)
+              %3 : Tensor = aten::mul(%2, 2)
+              return (%3)
+        """,
     )
     assert reasons(change.model) == [
         ("aten::add_", "no int8 form of aten::add_"),
@@ -178,19 +182,19 @@ def test_appended_list_becomes_one_list() -> None:
     assert_change(
         change,
         before="""
-        graph(self, %x.1 : Tensor):
-          %values.1 : Tensor[] = prim::ListConstruct(%x.1)
-          %0 : Tensor = aten::neg(%x.1)
-          %1 : Tensor[] = aten::append(%values.1, %0)
-          %2 : Tensor = aten::cat(%values.1, 0)
-          return (%2)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor[] = prim::ListConstruct(%x)
+              %1 : Tensor = aten::neg(%x)
+              %2 : Tensor[] = aten::append(%0, %1)
+              %3 : Tensor = aten::cat(%0, 0)
+              return (%3)
+        """,
         after="""
-        graph(self, %x.1 : Tensor):
-          %0 : Tensor = aten::neg(%x.1)
-          %values.1 : Tensor[] = prim::ListConstruct(%x.1, %0)
-          %1 : Tensor = aten::cat(%values.1, 0)
-          return (%1)
-    """,
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::neg(%x)
+              %1 : Tensor[] = prim::ListConstruct(%x, %0)
+              %2 : Tensor = aten::cat(%1, 0)
+              return (%2)
+        """,
     )
     assert_same_output(change.model, model, sample(1, 2))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jitquant import convert_jit, prepare_jit
+from jitquant import convert_jit, coverage, prepare_jit
 from tests.ir import (
     FIXED,
     assert_same_output,
@@ -32,14 +32,27 @@ class Conv(nn.Module):
 
 def test_plan_changes_nothing() -> None:
     model = scripted(Conv())
-    graph = """@nothing"""
+    graph = """
+        graph(self, %x : Tensor):
+          %0 : Tensor = aten::conv2d(%x, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
+          return (%0)
+    """
     assert_unchanged(before_and_after("plan", model), graph)
     assert_unchanged(before_and_after("convert.plan", model, X), graph)
 
 
 def test_inputs_and_outputs_of_an_op_are_observed() -> None:
     change = before_and_after("insert_observers", scripted(Conv()))
-    assert_text(change.after, """@io""")
+    assert_text(
+        change.after,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
+              %1 : Tensor = aten::conv2d(%0, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
+              %2 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %1)
+              return (%2)
+        """,
+    )
     assert reasons(change.model) == [("aten::conv2d", "int8")]
 
 
@@ -48,7 +61,8 @@ def test_inputs_and_outputs_of_an_op_are_observed() -> None:
 
 class ConvRelu(Conv):
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).relu()
+        result: Tensor = self.conv(x).relu()
+        return result
 
 
 class ConvRelu6(Conv):
@@ -58,7 +72,8 @@ class ConvRelu6(Conv):
 
 class ConvClamp(Conv):
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).clamp(-0.5, 0.5)
+        result: Tensor = self.conv(x).clamp(-0.5, 0.5)
+        return result
 
 
 class ConvHardtanh(Conv):
@@ -69,10 +84,54 @@ class ConvHardtanh(Conv):
 @pytest.mark.parametrize(
     ("module", "op", "after"),
     [
-        (ConvRelu(), "aten::relu", """@a_relu"""),
-        (ConvRelu6(), "aten::relu6", """@a_relu6"""),
-        (ConvClamp(), "aten::clamp", """@a_clamp"""),
-        (ConvHardtanh(), "aten::hardtanh", """@a_hardtanh"""),
+        (
+            ConvRelu(),
+            "aten::relu",
+            """
+                graph(self, %x : Tensor):
+                  %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
+                  %1 : Tensor = aten::conv2d(%0, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
+                  %2 : Tensor = aten::relu(%1)
+                  %3 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %2)
+                  return (%3)
+            """,
+        ),
+        (
+            ConvRelu6(),
+            "aten::relu6",
+            """
+                graph(self, %x : Tensor):
+                  %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
+                  %1 : Tensor = aten::conv2d(%0, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
+                  %2 : Tensor = aten::relu6(%1)
+                  %3 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %2)
+                  return (%3)
+            """,
+        ),
+        (
+            ConvClamp(),
+            "aten::clamp",
+            """
+                graph(self, %x : Tensor):
+                  %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
+                  %1 : Tensor = aten::conv2d(%0, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
+                  %2 : Tensor = aten::clamp(%1, -0.5, 0.5)
+                  %3 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %2)
+                  return (%3)
+            """,
+        ),
+        (
+            ConvHardtanh(),
+            "aten::hardtanh",
+            """
+                graph(self, %x : Tensor):
+                  %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
+                  %1 : Tensor = aten::conv2d(%0, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
+                  %2 : Tensor = aten::hardtanh(%1, -0.5, 0.25)
+                  %3 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %2)
+                  return (%3)
+            """,
+        ),
     ],
 )
 def test_conv_absorbs_the_activation(module: nn.Module, op: str, after: str) -> None:
@@ -90,12 +149,26 @@ def test_conv_absorbs_the_activation(module: nn.Module, op: str, after: str) -> 
 class ConvTwoUsers(Conv):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
-        return y.relu() + y
+        result: Tensor = y.relu() + y
+        return result
 
 
 def test_conv_with_a_second_user_absorbs_nothing() -> None:
     change = before_and_after("insert_observers", scripted(ConvTwoUsers()))
-    assert_text(change.after, """@two_users""")
+    assert_text(
+        change.after,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
+              %1 : Tensor = aten::conv2d(%0, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
+              %2 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %1)
+              %3 : Tensor = aten::relu(%2)
+              %4 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_3, %3)
+              %5 : Tensor = aten::add(%4, %2, 1)
+              %6 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_2, %5)
+              return (%6)
+        """,
+    )
     assert reasons(change.model) == [
         ("aten::conv2d", "int8"),
         ("aten::relu", "int8"),
@@ -105,12 +178,23 @@ def test_conv_with_a_second_user_absorbs_nothing() -> None:
 
 class ConvOpenClamp(Conv):
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).clamp(min=0.0)
+        result: Tensor = self.conv(x).clamp(min=0.0)
+        return result
 
 
 def test_clamp_with_one_bound_is_not_absorbed() -> None:
     change = before_and_after("insert_observers", scripted(ConvOpenClamp()))
-    assert_text(change.after, """@one_bound""")
+    assert_text(
+        change.after,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
+              %1 : Tensor = aten::conv2d(%0, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
+              %2 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %1)
+              %3 : Tensor = aten::clamp(%2, 0.0, None)
+              return (%3)
+        """,
+    )
     assert reasons(change.model) == [
         ("aten::conv2d", "int8"),
         ("aten::clamp", "its bounds are not two constants"),
@@ -124,8 +208,20 @@ class SigmoidRelu(nn.Module):
 
 def test_op_of_known_range_absorbs_nothing_and_its_output_is_not_observed() -> None:
     change = before_and_after("insert_observers", scripted(SigmoidRelu()))
-    assert_text(change.after, """@known_range""")
+    assert_text(
+        change.after,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
+              %1 : Tensor = aten::sigmoid(%0)
+              %2 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %1)
+              %3 : Tensor = aten::relu(%2)
+              return (%3)
+        """,
+    )
     assert reasons(change.model) == [("aten::sigmoid", "int8"), ("aten::relu", "int8")]
+    assert change.model.jitquant_observer_0.original_name == "FixedQParamsObserver"
+    assert change.model.jitquant_observer_1.original_name == "ShapeRecorder"
 
 
 # --- why an op stays float ---
@@ -145,7 +241,17 @@ class TwoConvs(nn.Module):
 def test_qconfig_none_leaves_the_module_float() -> None:
     model = scripted(TwoConvs())
     change = before_and_after("insert_observers", model, qconfig_dict={"": FIXED, "b": None})
-    assert_text(change.after, """@none""")
+    assert_text(
+        change.after,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
+              %1 : Tensor = aten::conv2d(%0, self.a.weight, self.a.bias, [1, 1], [0, 0], [1, 1], 1)
+              %2 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %1)
+              %3 : Tensor = aten::conv2d(%2, self.b.weight, self.b.bias, [1, 1], [0, 0], [1, 1], 1)
+              return (%3)
+        """,
+    )
     assert reasons(change.model) == [
         ("aten::conv2d", "int8"),
         ("aten::conv2d", "its qconfig is None"),
@@ -163,6 +269,16 @@ def test_only_the_named_module_is_int8() -> None:
 class ComputedWeight(Conv):
     def forward(self, x: Tensor) -> Tensor:
         return functional.conv2d(x, self.conv.weight * 2)
+
+
+class SetsWeight(Conv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.zeros(2, 2, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight = self.weight + 1
+        return functional.conv2d(x, self.weight)
 
 
 class ComputedBias(Conv):
@@ -197,7 +313,7 @@ class ComputedTerm(nn.Module):
 
 class ComputedList(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x[i] for i in range(x.size(0))])
+        return torch.cat(x.chunk(2, 1))
 
 
 class SharedList(nn.Module):
@@ -220,6 +336,7 @@ class NoRow(nn.Module):
     ("module", "op", "reason"),
     [
         (ComputedWeight(), "aten::conv2d", "its weight is computed at run time"),
+        (SetsWeight(), "aten::conv2d", "its weight is computed at run time"),
         (ComputedBias(), "aten::conv2d", "its bias is computed at run time"),
         (ComputedStride(), "aten::conv2d", "its geometry is computed at run time"),
         (Alpha(), "aten::add", "its alpha is not the constant 1"),
@@ -238,6 +355,27 @@ def test_reason_why_an_op_stays_float(module: nn.Module, op: str, reason: str) -
     prepared = prepare_jit(model, {"": FIXED})
     assert dict(reasons(prepared))[op] == reason
     assert_same_output(prepared, model, X)
+
+
+class WritesWeight(nn.Module):
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.add_(1.0)
+        return functional.linear(x, self.weight)
+
+
+def test_weight_that_the_model_writes_is_no_constant() -> None:
+    model = scripted(WritesWeight())
+    prepared = prepare_jit(model, {"": FIXED})
+    prepared(X)
+    converted = convert_jit(prepared)
+    for stage in (prepared, converted):
+        assert not coverage(stage).int8
 
 
 class IntegerAdd(nn.Module):
@@ -270,7 +408,17 @@ class MovesFloats(nn.Module):
 def test_values_that_move_between_float_ops_stay_float() -> None:
     model = scripted(MovesFloats())
     change = before_and_after("insert_observers", model)
-    assert_unchanged(change, """@moves""")
+    assert_unchanged(
+        change,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::neg(%x)
+              %1 : Tensor = aten::flatten(%0, 1, -1)
+              %2 : Tensor = aten::relu(%1)
+              %3 : Tensor = aten::neg(%2)
+              return (%3)
+        """,
+    )
     assert reasons(change.model) == [
         ("aten::neg", "no int8 form of aten::neg"),
         ("aten::flatten", "it moves values between float ops"),
@@ -288,7 +436,19 @@ class MovesToConv(Conv):
 def test_values_that_move_to_and_from_an_int8_op_move_in_int8() -> None:
     """One observer in front of the way, none on it."""
     change = before_and_after("insert_observers", scripted(MovesToConv()))
-    assert_text(change.after, """@to_conv""")
+    assert_text(
+        change.after,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
+              %1 : Tensor = aten::transpose(%0, 2, 3)
+              %2 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_2, %1)
+              %3 : Tensor = aten::conv2d(%2, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
+              %4 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %3)
+              %5 : Tensor = aten::transpose(%4, 2, 3)
+              return (%5)
+        """,
+    )
     assert [reason for _, reason in reasons(change.model)] == ["int8"] * 3
 
 
@@ -302,10 +462,10 @@ class Branches(nn.Module):
         self.b = nn.Conv2d(2, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if bool(x.sum() > 0):
+        if bool(x.sum() > 0):  # noqa: SIM108
             y = self.a(x)
         else:
-            y = self.b(x)
+            y = self.b(x).neg()
         z: Tensor = y
         return z
 
@@ -313,7 +473,27 @@ class Branches(nn.Module):
 def test_both_branches_of_an_if_are_planned() -> None:
     model = scripted(Branches())
     change = before_and_after("insert_observers", model)
-    assert_text(change.after, """@branches""")
+    assert_text(
+        change.after,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
+              %1 : Tensor = aten::sum(%0, None)
+              %2 : Tensor = aten::gt(%1, 0)
+              %3 : bool = aten::Bool(%2)
+              %4 : Tensor = prim::If(%3)
+                block0():
+                  %5 : Tensor = aten::conv2d(%0, self.a.weight, self.a.bias, [1, 1], [0, 0], [1, 1], 1)
+                  %6 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %5)
+                  -> (%6)
+                block1():
+                  %7 : Tensor = aten::conv2d(%0, self.b.weight, self.b.bias, [1, 1], [0, 0], [1, 1], 1)
+                  %8 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_2, %7)
+                  %9 : Tensor = aten::neg(%8)
+                  -> (%9)
+              return (%4)
+        """,
+    )
     for x in (X, -X):
         assert_same_output(change.model, model, x)
 
@@ -346,7 +526,20 @@ class Loops(nn.Module):
 def test_body_of_a_loop_is_planned() -> None:
     model = scripted(Loops())
     change = before_and_after("insert_observers", model)
-    assert_text(change.after, """@loops""")
+    assert_text(
+        change.after,
+        """
+            graph(self, %x : Tensor, %count : int):
+              %0 : Tensor = prim::Loop(%count, True, %x)
+                block0(%1 : int, %2 : Tensor):
+                  %3 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %2)
+                  %4 : Tensor = aten::conv2d(%3, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
+                  %5 : Tensor = aten::relu(%4)
+                  %6 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %5)
+                  -> (True, %6)
+              return (%0)
+        """,
+    )
     assert reasons(change.model) == [
         ("aten::conv2d", "int8"),
         ("aten::relu", "absorbed by aten::conv2d"),

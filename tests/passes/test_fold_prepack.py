@@ -1,0 +1,161 @@
+"""fold_prepack: quantizing and packing of constants happens now, not when the model runs."""
+
+import torch
+from torch import Tensor, nn
+
+from tests.ir import (
+    assert_change,
+    assert_same_output,
+    assert_text,
+    assert_unchanged,
+    before_and_after,
+    readable,
+    sample,
+    scripted,
+    trace_convert,
+    trace_prepare,
+)
+
+
+class Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(1, 1))
+        self.head = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.body(x))
+        return y
+
+
+def test_packed_params_are_attributes_named_by_module() -> None:
+    model = scripted(Layers())
+    for layer, value in ((model.body[0], 0.5), (model.head, 0.25)):
+        layer.weight.data.fill_(value)
+        layer.bias.data.fill_(value)
+    change = before_and_after("fold_prepack", model, sample(1, 1))
+    assert_change(
+        change,
+        before="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
+              %1 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(tensor({0.5}), tensor({0.5}))
+              %2 : Tensor = quantized::linear(%0, %1, 0.0625, 128)
+              %3 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(tensor({0.25}), tensor({0.25}))
+              %4 : Tensor = quantized::linear(%2, %3, 0.0625, 128)
+              %5 : Tensor = aten::dequantize(%4)
+              return (%5)
+        """,
+        after="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
+              %1 : Tensor = quantized::linear(%0, self.body_0_packed_params, 0.0625, 128)
+              %2 : Tensor = quantized::linear(%1, self.head_packed_params, 0.0625, 128)
+              %3 : Tensor = aten::dequantize(%2)
+              return (%3)
+        """,
+    )
+    assert_same_output(change.model, model, sample(1, 1), atol=0.15)
+
+
+def test_equal_layers_share_one_packing() -> None:
+    model = scripted(Layers())
+    for layer in (model.body[0], model.head):
+        layer.weight.data.fill_(0.5)
+        layer.bias.data.fill_(0.25)
+    change = before_and_after("fold_prepack", model, sample(1, 1))
+    assert_text(
+        change.after,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
+              %1 : Tensor = quantized::linear(%0, self.body_0_packed_params, 0.0625, 128)
+              %2 : Tensor = quantized::linear(%1, self.body_0_packed_params, 0.0625, 128)
+              %3 : Tensor = aten::dequantize(%2)
+              return (%3)
+        """,
+    )
+    assert_same_output(change.model, model, sample(1, 1), atol=0.15)
+
+
+class CallsTwice(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.head(x).relu())
+        return y
+
+
+def test_layer_called_twice_is_packed_once() -> None:
+    model = scripted(CallsTwice())
+    change = before_and_after("fold_prepack", model, sample(1, 1))
+    assert_text(
+        change.after,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
+              %1 : Tensor = quantized::linear_relu(%0, self.head_packed_params, 0.0625, 128)
+              %2 : Tensor = quantized::linear(%1, self.head_packed_params, 0.0625, 128)
+              %3 : Tensor = aten::dequantize(%2)
+              return (%3)
+        """,
+    )
+    assert_same_output(change.model, model, sample(1, 1), atol=0.15)
+
+
+class Branches(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(x.sum() > 0):  # noqa: SIM108
+            y = self.head(x)
+        else:
+            y = self.head(x + 1).neg()
+        z: Tensor = y
+        return z
+
+
+def test_nothing_is_packed_in_a_branch_when_the_model_runs() -> None:
+    model = scripted(Branches())
+    prepared = trace_prepare(model).model
+    for x in (torch.ones(1, 1), -torch.ones(1, 1)):
+        prepared(x)
+    convert = trace_convert(prepared)
+    assert_text(
+        readable(convert.text("fold_prepack")),
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
+              %1 : Tensor = aten::sum(%x, None)
+              %2 : Tensor = aten::gt(%1, 0)
+              %3 : bool = aten::Bool(%2)
+              %4 : Tensor = prim::If(%3)
+                block0():
+                  %5 : Tensor = quantized::linear(%0, self.head_packed_params, 0.0625, 128)
+                  %6 : Tensor = aten::dequantize(%5)
+                  -> (%6)
+                block1():
+                  %7 : Tensor = quantized::add(%0, tensor({1}), 0.0625, 128)
+                  %8 : Tensor = quantized::linear(%7, self.head_packed_params, 0.0625, 128)
+                  %9 : Tensor = aten::dequantize(%8)
+                  %10 : Tensor = aten::neg(%9)
+                  -> (%10)
+              return (%4)
+        """,
+    )
+    for x in (torch.ones(1, 1), -torch.ones(1, 1)):
+        assert_same_output(convert.model, model, x, atol=0.15)
+
+
+def test_graph_that_packs_nothing_stays() -> None:
+    class Sigmoid(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sigmoid()
+
+    change = before_and_after("fold_prepack", scripted(Sigmoid()), sample(1, 1))
+    assert_unchanged(
+        change,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
+              %1 : Tensor = quantized::sigmoid(%0, 0.00390625, 0)
+              %2 : Tensor = aten::dequantize(%1)
+              return (%2)
+        """,
+    )

@@ -1,0 +1,114 @@
+"""strip_origins: the finished graph no longer says where in the user's source it came from."""
+
+import io
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tests.ir import assert_change, assert_unchanged, before_and_after, sample, scripted
+
+
+def text_with_places(text: str) -> str:
+    """Module paths and source places, without the folder of this machine."""
+    text = re.sub(r"___torch_mangle_\d+\.", "", text)
+    return text.strip("\n").replace(f"{Path(__file__).parent}/", "")
+
+
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(x.sum() > 0):
+            x = x.neg()
+        y: Tensor = self.body(x)
+        return y
+
+
+def test_module_paths_and_places_go() -> None:
+    change = before_and_after(
+        "strip_origins", scripted(Branches()), sample(1, 2), show=text_with_places
+    )
+    assert_change(
+        change,
+        before="""
+            graph(%self : __torch__.tests.passes.test_strip_origins.Branches,
+                  %x.1 : Tensor):
+              %2 : NoneType = prim::Constant()
+              %3 : int = prim::Constant[value=0]()
+              %4 : float = prim::Constant[value=0.0625](), scope: body.0
+              %5 : int = prim::Constant[value=128](), scope: body.0
+              %6 : int = prim::Constant[value=13](), scope: body.0
+              %7 : float = prim::Constant[value=0.00390625]()
+              %8 : Tensor = aten::sum(%x.1, %2)
+              %9 : Tensor = aten::gt(%8, %3)
+              %10 : bool = aten::Bool(%9)
+              %x : Tensor = prim::If(%10)
+                block0():
+                  %x.7 : Tensor = aten::neg(%x.1) # test_strip_origins.py:26:16
+                  -> (%x.7)
+                block1():
+                  -> (%x.1)
+              %13 : Tensor = aten::quantize_per_tensor(%x, %4, %5, %6), scope: body.0
+              %14 : Tensor = quantized::sigmoid(%13, %7, %3), scope: body.0
+              %15 : Tensor = aten::dequantize(%14)
+              return (%15)
+        """,
+        after="""
+            graph(%self : __torch__.tests.passes.test_strip_origins.Branches,
+                  %x.1 : Tensor):
+              %2 : NoneType = prim::Constant()
+              %3 : int = prim::Constant[value=0]()
+              %4 : float = prim::Constant[value=0.0625]()
+              %5 : int = prim::Constant[value=128]()
+              %6 : int = prim::Constant[value=13]()
+              %7 : float = prim::Constant[value=0.00390625]()
+              %8 : Tensor = aten::sum(%x.1, %2)
+              %9 : Tensor = aten::gt(%8, %3)
+              %10 : bool = aten::Bool(%9)
+              %x : Tensor = prim::If(%10)
+                block0():
+                  %x.7 : Tensor = aten::neg(%x.1) # <converted>:0:0
+                  -> (%x.7)
+                block1():
+                  -> (%x.1)
+              %13 : Tensor = aten::quantize_per_tensor(%x, %4, %5, %6)
+              %14 : Tensor = quantized::sigmoid(%13, %7, %3)
+              %15 : Tensor = aten::dequantize(%14)
+              return (%15)
+        """,
+    )
+
+
+def test_saved_file_names_no_path_of_this_machine() -> None:
+    model = scripted(Branches())
+    converted = before_and_after("strip_origins", model, sample(1, 2)).model
+    contents = []
+    for each in (model, converted):
+        buffer = io.BytesIO()
+        torch.jit.save(each, buffer)
+        contents.append(buffer.getvalue())
+    original, stripped = contents
+    assert Path(__file__).name.encode() in original  # so that the next line can fail
+    for secret in (str(Path(__file__).parent), str(Path(torch.__file__).parent)):
+        assert secret.encode() not in stripped
+
+
+def test_graph_without_places_stays() -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.exp()
+
+    change = before_and_after("strip_origins", scripted(Flat()), sample(2), show=text_with_places)
+    assert_unchanged(
+        change,
+        """
+            graph(%self : __torch__.tests.passes.test_strip_origins.Flat,
+                  %x.1 : Tensor):
+              %2 : Tensor = aten::exp(%x.1)
+              return (%2)
+        """,
+    )

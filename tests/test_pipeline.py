@@ -1,0 +1,130 @@
+"""The pipelines: which passes run, in which order, and for which methods."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jitquant import _C
+from tests.ir import Traced, sample, scripted, trace_convert, trace_prepare
+
+NORMAL_FORM = [
+    "flatten",
+    "fold_attributes",
+    "functionalize",
+    "canonicalize",
+    "canonicalize_linear",
+    "fold_conv_bn",
+]
+PREPARE = [*NORMAL_FORM, "fold_pad", "plan", "insert_observers"]
+DEBUG = [
+    "flatten",
+    "fold_attributes",
+    "collect_observers",
+    "plan",
+    "insert_qdq",
+    "strip_origins",
+]
+CONVERT = [
+    *DEBUG[:-1],
+    "propagate_dequantize",
+    "lower",
+    "verify",
+    "fuse",
+    "freeze",
+    "fold_prepack",
+    "strip_origins",
+]
+
+# A pass, and those that must have run before it: the `Needs:` line of its file.
+NEEDS = {
+    "fold_attributes": ["flatten"],
+    "functionalize": ["fold_attributes"],
+    "canonicalize": ["fold_attributes"],
+    "canonicalize_linear": ["fold_attributes", "functionalize"],
+    "fold_conv_bn": ["canonicalize"],
+    "fold_pad": ["canonicalize", "fold_conv_bn"],
+    "insert_observers": ["plan"],
+    "collect_observers": ["fold_attributes"],
+    "insert_qdq": ["plan"],
+    "propagate_dequantize": ["insert_qdq"],
+    "lower": ["propagate_dequantize"],
+    "verify": ["lower"],
+    "fuse": ["verify"],
+    "freeze": ["fuse"],
+    "fold_prepack": ["freeze"],
+}
+
+
+class TwoMethods(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        return y
+
+    @torch.jit.export
+    def halve(self, x: Tensor) -> Tensor:
+        return self.forward(x * 0.5)
+
+
+def prepared() -> Traced:
+    traced = trace_prepare(scripted(TwoMethods()))
+    traced.model(sample(1, 2))
+    traced.model.halve(sample(1, 2))
+    return traced
+
+
+def test_passes_of_prepare() -> None:
+    traced = prepared()
+    assert traced.passes() == PREPARE
+    assert traced.passes("halve") == PREPARE
+
+
+def test_passes_of_convert() -> None:
+    assert trace_convert(prepared().model).passes() == CONVERT
+
+
+def test_passes_of_convert_for_debugging() -> None:
+    assert trace_convert(prepared().model, debug=True).passes() == DEBUG
+
+
+def test_passes_of_fuse_conv_bn() -> None:
+    names: list[str] = []
+    model = scripted(nn.Sequential(nn.ReLU()))
+    _C.fuse_conv_bn(model._c, ["forward"], lambda name, method, text: names.append(name))
+    assert names == [*NORMAL_FORM, "strip_origins"]
+
+
+def test_each_pass_finds_what_it_needs() -> None:
+    for order in (PREPARE, CONVERT):
+        for index, name in enumerate(order):
+            missing = [need for need in NEEDS.get(name, []) if need not in order[:index]]
+            assert not missing, f"{name} runs before {missing}"
+    assert set(NEEDS) <= {*PREPARE, *CONVERT}
+
+
+def test_convert_treats_forward_and_preserved_methods_only() -> None:
+    model = prepared().model
+    assert trace_convert(model).passes("halve") == []
+    assert trace_convert(model, preserved=["halve"]).passes("halve") == CONVERT
+
+
+def test_steps_of_one_pass_come_method_by_method_with_forward_first() -> None:
+    steps = [(name, method) for name, method, _ in prepared().steps]
+    assert steps == [(name, method) for name in PREPARE for method in ("forward", "halve")]
+
+
+def test_same_model_gives_the_same_graphs_twice() -> None:
+    first, second = prepared(), prepared()
+    assert first.steps == second.steps
+    assert trace_convert(first.model).steps[:-1] == trace_convert(second.model).steps[:-1]
+
+
+@pytest.mark.parametrize("name", [*PREPARE, *CONVERT])
+def test_each_pass_has_a_test_file(name: str) -> None:
+    folder = Path(__file__).parent / "passes"
+    assert (folder / f"test_{name}.py").is_file()
