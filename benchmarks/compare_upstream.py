@@ -7,9 +7,10 @@ For each model: latency of one image (median; the variants take turns), size of 
 of the outputs against the float model, seconds for prepare and convert together, and seconds for
 calibration. All but the seconds are measured with the file loaded again.
 
-The models are traced. The weights are random; a few batches in training mode give BatchNorm statistics that are not
-trivial. "float, frozen" is `torch.jit.freeze`, which folds BatchNorm: the part of a speed-up that
-needs no int8. Where a quantizer fails, the first line of its error stands in the table.
+The models are traced. Their weights are random; a few batches in training mode give BatchNorm
+statistics that are not trivial. "float, frozen" is `torch.jit.freeze`, which folds BatchNorm: the
+part of a speed-up that needs no int8. Where a quantizer fails, the first line of its error stands
+in the table.
 """
 
 import argparse

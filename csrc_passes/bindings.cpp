@@ -3,6 +3,7 @@
 #include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/jit/api/module.h>
 
 #include "error.h"
@@ -17,6 +18,18 @@ namespace jitquant {
 namespace {
 
 py::object pythonError() { return py::module_::import("jitquant.errors").attr("JitQuantError"); }
+
+// Lets torch's C++ warnings reach Python's warnings module instead of stderr.
+template <typename Function>
+auto withPythonWarnings(const Function& function) {
+  torch::PyWarningHandler handler;
+  try {
+    return function();
+  } catch (...) {
+    handler.set_in_exception();
+    throw;
+  }
+}
 
 struct SupportedOp {
   std::string op, role, int8_op, relu_op;
@@ -56,7 +69,13 @@ PYBIND11_MODULE(_C, m) {
 
   py::class_<Result>(m, "Result")
       .def_readonly("module", &Result::module)
-      .def_readonly("records", &Result::records);
+      .def_readonly("records", &Result::records)
+      .def_readonly("inputs", &Result::inputs);
+
+  py::class_<InputSeen>(m, "InputSeen")
+      .def_readonly("name", &InputSeen::name)
+      .def_readonly("shape", &InputSeen::shape)
+      .def_readonly("dtype", &InputSeen::dtype);
 
   py::class_<SupportedOp>(m, "SupportedOp")
       .def_readonly("op", &SupportedOp::op)
@@ -72,12 +91,22 @@ PYBIND11_MODULE(_C, m) {
          const jit::Module& shape_recorder, const Trace& trace) {
         std::vector<ObserverPair> pairs;
         for (const auto& [activation, weight] : qconfigs) pairs.push_back({activation, weight});
-        return prepare(model, methods, resolve, std::move(pairs), shape_recorder, trace);
+        return withPythonWarnings([&] {
+          return prepare(model, methods, resolve, std::move(pairs), shape_recorder, trace);
+        });
       },
       py::arg("model"), py::arg("methods"), py::arg("resolve"), py::arg("qconfigs"),
       py::arg("shape_recorder"), py::arg("trace"));
-  m.def("convert", &convert, py::arg("prepared"), py::arg("methods"), py::arg("records"),
-        py::arg("debug"), py::arg("preserved"), py::arg("trace"));
+  m.def(
+      "convert",
+      [](const jit::Module& prepared, const std::vector<std::string>& methods,
+         const std::vector<OpRecord>& records, bool debug,
+         const std::vector<std::string>& preserved, const Trace& trace) {
+        return withPythonWarnings(
+            [&] { return convert(prepared, methods, records, debug, preserved, trace); });
+      },
+      py::arg("prepared"), py::arg("methods"), py::arg("records"), py::arg("debug"),
+      py::arg("preserved"), py::arg("trace"));
   m.def("fuse_conv_bn", &fuseConvBn, py::arg("model"), py::arg("methods"), py::arg("trace"));
 }
 

@@ -52,8 +52,8 @@ std::string describe(const jit::Node* node);  // "aten::conv2d in 'layer1.0.conv
 void setMark(jit::Node* node, const char* name, int64_t value);
 std::optional<int64_t> mark(const jit::Node* node, const char* name);
 void stripMarks(jit::Graph& graph);
-inline constexpr const char* kOpMark = "jitquant_op";              // index into Program::records
-inline constexpr const char* kMutableMark = "jitquant_mutable";    // read of what a method changes
+inline constexpr const char* kOpMark = "jitquant_op";            // index into Program::records
+inline constexpr const char* kMutableMark = "jitquant_mutable";  // read of what a method changes
 inline constexpr const char* kMarks[] = {kOpMark, kMutableMark};
 
 // Copies source range, callstack, module path and marks.

@@ -121,9 +121,9 @@ std::vector<OpRow> makeTable() {
       {"aten::tanh", Role::kFixedQParams, first, nullptr, nullptr, 2.0 / 256, 128},
       {"aten::mean", Role::kAverages, first, keepsDtype},
   };
-  for (const char* name : {"aten::avg_pool1d", "aten::avg_pool2d", "aten::avg_pool3d",
-                           "aten::adaptive_avg_pool1d", "aten::adaptive_avg_pool2d",
-                           "aten::adaptive_avg_pool3d"}) {
+  for (const char* name :
+       {"aten::avg_pool1d", "aten::avg_pool2d", "aten::avg_pool3d", "aten::adaptive_avg_pool1d",
+        "aten::adaptive_avg_pool2d", "aten::adaptive_avg_pool3d"}) {
     rows.push_back({name, Role::kAverages, first});
   }
   for (const char* name : {"aten::relu6", "aten::hardtanh", "aten::clamp"}) {

@@ -26,7 +26,7 @@ struct OpRow {
   using Filter = std::string (*)(const jit::Node*, const jit::Module&);
   using Selector = bool (*)(const jit::Node*);
 
-  std::string name;          // "aten::add.Scalar"; the part before the dot is the op
+  std::string name;  // "aten::add.Scalar"; the part before the dot is the op
   Role role;
   std::vector<size_t> data;  // inputs that carry quantized values (Tensor or Tensor[])
   Filter filter = nullptr;

@@ -75,7 +75,25 @@ Result finish(Pipeline& pipeline, bool strip) {
     if (strip) stripOrigins(program);
     program = flatten(program.module, methods);
   });
-  return {pipeline.program.module, std::move(records)};
+  return {pipeline.program.module, std::move(records), {}};
+}
+
+// Must run before the graph's values are replaced.
+std::vector<InputSeen> inputsSeen(const Program& program) {
+  std::vector<InputSeen> inputs;
+  for (const Method& method : program.methods) {
+    if (method.name != "forward") continue;
+    for (const jit::Value* input : method.graph->inputs().slice(1)) {
+      InputSeen seen{input->debugNameBase(), {}, -1};
+      const auto found = program.observations.find(input);
+      if (found != program.observations.end() && !found->second.shapes.empty()) {
+        seen.shape = found->second.shapes[0];
+        seen.dtype = found->second.dtypes.at(0);
+      }
+      inputs.push_back(std::move(seen));
+    }
+  }
+  return inputs;
 }
 
 }  // namespace
@@ -97,12 +115,12 @@ Result prepare(const jit::Module& model, const std::vector<std::string>& methods
     insertObservers(program, shape_recorder);
     for (Method& method : program.methods) stripMarks(*method.graph);
   });
-  return {pipeline.program.module, std::move(pipeline.program.records)};
+  return {pipeline.program.module, std::move(pipeline.program.records), {}};
 }
 
 Result convert(const jit::Module& prepared, const std::vector<std::string>& methods,
-               std::vector<OpRecord> records, bool debug,
-               const std::vector<std::string>& preserved, const Trace& trace) {
+               std::vector<OpRecord> records, bool debug, const std::vector<std::string>& preserved,
+               const Trace& trace) {
   const at::NoGradGuard no_grad;
   Pipeline pipeline(trace);
   pipeline.run("flatten", {}, [&](Program& program) {
@@ -115,17 +133,23 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
     attachRecords(program);
     collectObservers(program);
   });
+  auto inputs = inputsSeen(pipeline.program);
   pipeline.run("own_state", {"collect_observers"}, ownState);
   pipeline.run("plan", {"own_state"}, plan);
   pipeline.run("insert_qdq", {"plan"}, insertQdq);
-  if (debug) return finish(pipeline, /*strip=*/true);
+  const auto finished = [&] {
+    Result result = finish(pipeline, /*strip=*/true);
+    result.inputs = std::move(inputs);
+    return result;
+  };
+  if (debug) return finished();
   pipeline.run("propagate_dequantize", {"insert_qdq"}, propagateDequantize);
   pipeline.run("lower", {"propagate_dequantize"}, lower);
   pipeline.run("verify", {"lower"}, verify);
   pipeline.run("fuse", {"verify"}, fuse);
   pipeline.run("freeze", {"fuse"}, [&](Program& program) { freeze(program, preserved); });
   pipeline.run("fold_prepack", {"freeze"}, foldPrepack);
-  return finish(pipeline, /*strip=*/true);
+  return finished();
 }
 
 Result fuseConvBn(const jit::Module& model, const std::vector<std::string>& methods,

@@ -17,6 +17,7 @@ using Resolver = std::function<int64_t(const std::string&, const std::string&)>;
 struct Result {
   jit::Module module;
   std::vector<OpRecord> records;
+  std::vector<InputSeen> inputs;  // convert: forward's tensor arguments
 };
 
 Result prepare(const jit::Module& model, const std::vector<std::string>& methods,
@@ -24,8 +25,8 @@ Result prepare(const jit::Module& model, const std::vector<std::string>& methods
                const jit::Module& shape_recorder, const Trace& trace);
 
 Result convert(const jit::Module& prepared, const std::vector<std::string>& methods,
-               std::vector<OpRecord> records, bool debug,
-               const std::vector<std::string>& preserved, const Trace& trace);
+               std::vector<OpRecord> records, bool debug, const std::vector<std::string>& preserved,
+               const Trace& trace);
 
 Result fuseConvBn(const jit::Module& model, const std::vector<std::string>& methods,
                   const Trace& trace);

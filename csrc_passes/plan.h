@@ -19,8 +19,9 @@ struct Plan {
   std::unordered_set<const jit::Node*> int8;                       // ops to become int8
   std::unordered_map<const jit::Node*, jit::Node*> activation_of;  // op -> activation it absorbs
   std::unordered_map<const jit::Node*, jit::Node*> absorbed_by;    // activation -> op
-  std::vector<ObservedValue> observed;   // values that get qparams, in graph order
-  std::vector<jit::Value*> shapes_only;  // further inputs of ops that verify will run
+  std::vector<ObservedValue> observed;  // values that get qparams, in graph order
+  // Further inputs of ops that verify will run, and of the method itself.
+  std::vector<jit::Value*> shapes_only;
 
   // The op's output after the activation that it absorbs.
   jit::Value* outputOf(jit::Node* op) const;

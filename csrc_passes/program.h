@@ -25,12 +25,12 @@ struct ObserverPair {
 // again after the model was saved and loaded.
 struct OpRecord {
   std::string method;
-  std::string kind;    // "aten::conv2d"
-  std::string path;    // module path, "" for the root
-  std::string source;  // "resnet.py:92", "" if unknown
+  std::string kind;      // "aten::conv2d"
+  std::string path;      // module path, "" for the root
+  std::string source;    // "resnet.py:92", "" if unknown
   int64_t qconfig = -1;  // index into Program::qconfigs, -1: stays float
   bool int8 = false;
-  std::string reason;   // why it stays float, or how it is int8
+  std::string reason;  // why it stays float, or how it is int8
 };
 
 // Quantization parameters, per tensor (one element) or per channel.
@@ -49,17 +49,25 @@ struct QParams {
 struct Observation {
   std::optional<QParams> qparams;            // none for a value of which only shapes are kept
   std::vector<std::vector<int64_t>> shapes;  // one per rank seen
+  std::vector<int64_t> dtypes;               // as ScalarType
   int64_t calls = 0;
   std::string problem;  // why the value cannot be quantized, "" if it can
+};
+
+// A tensor argument of forward, as calibration passed it.
+struct InputSeen {
+  std::string name;
+  std::vector<int64_t> shape;  // empty together with dtype -1: never seen
+  int64_t dtype = -1;          // ScalarType
 };
 
 // An op with its fused activation: what lower made, and what it stands for.
 struct Lowering {
   jit::Node* float_op;
-  jit::Value* float_output;                // dequantized reference, before quantization
-  jit::Value* int8_output;                 // the int8 value that replaced it
-  jit::Node* quantize;                     // quantize_per_tensor of float_output
-  std::vector<jit::Value*> dequantized;    // data inputs of float_op
+  jit::Value* float_output;              // dequantized reference, before quantization
+  jit::Value* int8_output;               // the int8 value that replaced it
+  jit::Node* quantize;                   // quantize_per_tensor of float_output
+  std::vector<jit::Value*> dequantized;  // data inputs of float_op
 };
 
 struct Plan;

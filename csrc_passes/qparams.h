@@ -17,7 +17,8 @@ QuantizePair insertQuantizePair(jit::Value* value, const QParams& qparams, jit::
 // The qparams of a per-tensor quantized value, where they are constants of the graph.
 std::optional<QParams> staticQParams(const jit::Value* quantized);
 
-// The integer to which the engine's saturating kernels quantize `value`: clamp(round(v/s)+z, 0, 255).
+// The integer to which the engine's saturating kernels quantize `value`: clamp(round(v/s)+z, 0,
+// 255).
 int64_t quantizeNumber(double value, const QParams& qparams);
 
 // What calibration saw of `from` also holds for `to`, the value that stands for it.

@@ -245,7 +245,7 @@ class Observer(nn.Module):
         """Record `x` (any shape) and return `x` itself.
 
         A tensor without elements leaves no trace. One that is not floating point leaves only its
-        dtype. float16, bfloat16 and float64 values are observed as float32.
+        dtype and shape. float16, bfloat16 and float64 values are observed as float32.
         """
         if self._accepts(x):
             self._observe(x.detach())
@@ -265,13 +265,14 @@ class Observer(nn.Module):
         code: int = x.dtype if is_scripting() else _DTYPE_CODE.dtype_code(x)  # type: ignore[assignment]
         if code not in self.seen_dtypes:
             self.seen_dtypes = self.seen_dtypes + [code]  # noqa: RUF005
+        is_new_rank = True
+        for shape in self.shapes:
+            is_new_rank = is_new_rank and len(shape) != x.dim()
+        if is_new_rank:
+            self.shapes = self.shapes + [list(x.size())]  # noqa: RUF005
         if not x.is_floating_point():
             return False
         self.calls += 1
-        for shape in self.shapes:
-            if len(shape) == x.dim():
-                return True
-        self.shapes = self.shapes + [list(x.size())]  # noqa: RUF005
         return True
 
     def _observe(self, x: Tensor) -> None:

@@ -12,7 +12,6 @@ from jitquant.observers import (
     HistogramObserver,
     MinMaxObserver,
     Observer,
-    ObserverFactory,
     PerChannelMinMaxObserver,
     ShapeRecorder,
 )
@@ -46,9 +45,7 @@ class QConfig(NamedTuple):
 _WEIGHT_PER_CHANNEL = PerChannelMinMaxObserver.with_args(
     dtype=torch.qint8, qscheme=torch.per_channel_symmetric
 )
-_WEIGHT_PER_TENSOR = MinMaxObserver.with_args(
-    dtype=torch.qint8, qscheme=torch.per_tensor_symmetric
-)
+_WEIGHT_PER_TENSOR = MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_tensor_symmetric)
 
 default_qconfig = QConfig(activation=MinMaxObserver.with_args(), weight=_WEIGHT_PER_CHANNEL)
 """Minimum and maximum for activations (fast to calibrate), weights as on x86."""

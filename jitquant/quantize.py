@@ -1,11 +1,12 @@
 """Post-training static quantization of TorchScript models."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from jitquant import _C, _checks, _state
+from jitquant import _C, _checks, _state, _trial_run
 from jitquant._version import __version__
 from jitquant.observers import ShapeRecorder
 from jitquant.qconfig import QConfig, script_qconfig
@@ -160,9 +161,14 @@ def _convert(
     methods, attributes = _checks.check_preserved_attrs(model, preserved_attrs)
     engine = _checks.check_engine()
     records = [record for record in state.records() if record.method in methods]
-    result = _C.convert(model._c, methods, records, debug, attributes, trace)
-    _state.write(result.module, _new_state("debug" if debug else "converted", result, engine))
-    return _checks.as_model(result.module)
+    with warnings.catch_warnings():
+        # The user meets it when the int8 model runs; here it would only be noise.
+        warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor, .* are deprecated")
+        result = _C.convert(model._c, methods, records, debug, attributes, trace)
+        _state.write(result.module, _new_state("debug" if debug else "converted", result, engine))
+        converted = _checks.as_model(result.module)
+        _trial_run.check(converted, model, result.inputs)
+    return converted
 
 
 def _resolver(

@@ -24,6 +24,7 @@ from jitquant.quantize import _convert, _prepare
 PREPARE_PASSES = [
     "flatten",
     "fold_attributes",
+    "own_state",
     "functionalize",
     "canonicalize",
     "canonicalize_linear",
@@ -208,7 +209,7 @@ def sample(*shape: int) -> Tensor:
 
 _SOURCE = re.compile(r" # \S+:\d+:\d+$", re.MULTILINE)
 _SCOPE = re.compile(r", scope: \S*$", re.MULTILINE)
-_MARK = re.compile(r"\[jitquant_\w+=\d+(, jitquant_\w+=\d+)*\]")
+_MARK = re.compile(r"\[jitquant_\w+=\d+(, jitquant_\w+=\d+)*\]|, jitquant_mutable=1")
 _CONSTANT = re.compile(r"^ *%([\w.]+) : (.+?) = prim::Constant(?:\[value=(.*)\])?\(\)$")
 _READ = re.compile(r'^ *%([\w.]+) : .+ = prim::GetAttr\[name="(\w+)"\]\(%([\w.]+)\)$')
 _MANGLE = re.compile(r"___torch_mangle_\d+")

@@ -626,22 +626,22 @@ def _movers() -> Iterator[OpSample]:
         "permute_contiguous_view": (
             "aten::contiguous",
             lambda y: y.permute(0, 2, 3, 1).contiguous().view(-1, 8),
-            ("aten::permute", "aten::contiguous", "aten::view"),
+            ("aten::permute", "aten::contiguous", "aten::reshape"),
         ),
         "view_by_size": (
             "aten::size",
             lambda y: y.view(y.size(0), -1),
-            ("aten::view",),
+            ("aten::reshape",),
         ),
         "view_by_two_sizes": (
             "aten::size",
             lambda y: y.view(y.size(0), y.size(1), -1).transpose(1, 2),
-            ("aten::view", "aten::transpose"),
+            ("aten::reshape", "aten::transpose"),
         ),
         "view_by_numel": (
             "aten::numel",
             lambda y: y.view(y.numel()),
-            ("aten::view",),
+            ("aten::reshape",),
         ),
     }
     for name, (row, function, ops) in chains.items():
@@ -661,7 +661,7 @@ def _movers() -> Iterator[OpSample]:
         "view_by_len",
         lambda: _LenOfConv().eval(),
         IMAGES,
-        (*CONV, "aten::view"),
+        (*CONV, "aten::reshape"),
         resizes=(0, -1),
         traceable=False,
     )
@@ -701,7 +701,7 @@ def _movers() -> Iterator[OpSample]:
         "view_before_linear",
         _unary(lambda m, x: m.fc(x.view(-1, 16)), fc=lambda: nn.Linear(16, 8)),
         _random((2, 5, 16)),
-        ("aten::view", "quantized::linear"),
+        ("aten::reshape", "quantized::linear"),
     )
     yield OpSample(
         "aten::conv2d",

@@ -67,10 +67,6 @@ def test_resnet18_in_a_loop(calls: int) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.xfail(
-    strict=True,
-    reason="freeze_module clones the observers' classes into the process-wide CompilationUnit",
-)
 def test_one_layer_in_a_loop() -> None:
     """What one call leaves behind whatever the model: no class and no graph."""
     growth, _, used = growth_per_call(33, "one layer")

@@ -140,11 +140,11 @@ def test_empty_tensor_leaves_no_trace(factory: ObserverFactory) -> None:
 
 
 @every_observer
-def test_integers_leave_their_dtype_only(factory: ObserverFactory) -> None:
+def test_integers_leave_their_dtype_and_shape_only(factory: ObserverFactory) -> None:
     observer = script(factory)
     x = torch.arange(6).reshape(2, 3)
     assert observer(x) is x
-    assert record(observer) == (0, [], [INT64], False, False)
+    assert record(observer) == (0, [[2, 3]], [INT64], False, False)
 
 
 @every_observer

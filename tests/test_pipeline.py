@@ -12,6 +12,7 @@ from tests.ir import Traced, sample, scripted, trace_convert, trace_prepare
 NORMAL_FORM = [
     "flatten",
     "fold_attributes",
+    "own_state",
     "functionalize",
     "canonicalize",
     "canonicalize_linear",
@@ -22,6 +23,7 @@ DEBUG = [
     "flatten",
     "fold_attributes",
     "collect_observers",
+    "own_state",
     "plan",
     "insert_qdq",
     "strip_origins",
@@ -40,11 +42,13 @@ CONVERT = [
 # A pass, and those that must have run before it: the `Needs:` line of its file.
 NEEDS = {
     "fold_attributes": ["flatten"],
-    "functionalize": ["fold_attributes"],
+    "own_state": ["fold_attributes"],
+    "functionalize": ["own_state"],
     "canonicalize": ["fold_attributes"],
     "canonicalize_linear": ["fold_attributes", "functionalize"],
     "fold_conv_bn": ["canonicalize"],
     "fold_pad": ["canonicalize", "fold_conv_bn"],
+    "plan": ["own_state"],
     "insert_observers": ["plan"],
     "collect_observers": ["fold_attributes"],
     "insert_qdq": ["plan"],

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @cache
 def run(script: str) -> subprocess.CompletedProcess[str]:
     """Run a script as a user does, from another folder than the project's."""
-    command = [sys.executable, ROOT / script]
+    command = [sys.executable, str(ROOT / script)]
     return subprocess.run(command, cwd=ROOT.parent, capture_output=True, text=True, timeout=600)
 
 

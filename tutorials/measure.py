@@ -29,9 +29,14 @@ def run_all(model: Model, images: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def sqnr_db(reference: torch.Tensor, other: torch.Tensor) -> float:
-    """Signal to quantization noise in dB: 20 log10(||reference|| / ||reference - other||)."""
-    noise = (reference - other).norm().item()
-    return math.inf if noise == 0 else 20 * math.log10(reference.norm().item() / noise)
+    """Signal to quantization noise in dB: 20 log10(||reference|| / ||reference - other||).
+
+    inf if both are equal, NaN if the reference is zero, which says nothing about the other.
+    """
+    signal, noise = reference.norm().item(), (reference - other).norm().item()
+    if signal == 0:
+        return math.nan
+    return math.inf if noise == 0 else 20 * math.log10(signal / noise)
 
 
 def file_mb(path: Path) -> float:

@@ -46,7 +46,8 @@ void rewriteConvolution(Node* node) {
   }
 }
 
-// padding='same' and 'valid' become numbers; an odd total pads one more on the right, as torch does.
+// padding='same' and 'valid' become numbers; an odd total pads one more on the right, as torch
+// does.
 void rewriteStringPadding(Node* node, const jit::Module& module) {
   const auto mode = jit::toIValue(node->input(4));
   if (!mode || !mode->isString()) return;
@@ -68,9 +69,9 @@ void rewriteStringPadding(Node* node, const jit::Module& module) {
   }
   Value* input = node->input(0);
   if (asymmetric) {
-    Node* pad = node->owningGraph()->create(c10::aten::constant_pad_nd,
-                                            {input, insertConstantBefore(node, extra),
-                                             insertConstantBefore(node, 0.0)});
+    Node* pad = node->owningGraph()->create(
+        c10::aten::constant_pad_nd,
+        {input, insertConstantBefore(node, extra), insertConstantBefore(node, 0.0)});
     copyOrigin(pad, node)->insertBefore(node);
     input = pad->output();
   }
@@ -96,10 +97,11 @@ bool isConvolutionWithStringPadding(const Node* node) {
 }
 
 void canonicalizeNode(Node* node, const jit::Module& module) {
-  static const auto* const kDropouts = new std::vector<c10::Symbol>{
-      c10::aten::dropout, c10::aten::feature_dropout, c10::aten::alpha_dropout,
-      c10::aten::feature_alpha_dropout, c10::aten::dropout_, c10::aten::feature_dropout_,
-      c10::aten::alpha_dropout_, c10::aten::feature_alpha_dropout_};
+  static const auto* const kDropouts =
+      new std::vector<c10::Symbol>{c10::aten::dropout,        c10::aten::feature_dropout,
+                                   c10::aten::alpha_dropout,  c10::aten::feature_alpha_dropout,
+                                   c10::aten::dropout_,       c10::aten::feature_dropout_,
+                                   c10::aten::alpha_dropout_, c10::aten::feature_alpha_dropout_};
   if (node->kind() == c10::aten::_convolution) {
     rewriteConvolution(node);
   } else if (isConvolutionWithStringPadding(node)) {

@@ -42,9 +42,10 @@ Observation read(jit::Module observer, const std::string& where, bool nested) {
   for (const at::IValue& shape : observer.attr("shapes").toListRef()) {
     observation.shapes.push_back(shape.toIntVector());
   }
+  observation.dtypes = observer.attr("seen_dtypes").toIntVector();
   // A recorder of shapes has no quantized dtype.
   if (observer.attr("dtype").toInt() == static_cast<int64_t>(at::kFloat)) return observation;
-  for (const int64_t dtype : observer.attr("seen_dtypes").toIntVector()) {
+  for (const int64_t dtype : observation.dtypes) {
     if (dtype == static_cast<int64_t>(at::kFloat)) continue;
     const auto* name = c10::toString(static_cast<at::ScalarType>(dtype));
     observation.problem = std::string("one of its values is ") + name + ", not float32";

@@ -124,7 +124,8 @@ class TreeCopy {
   static void inlineCalls(Node* begin, Node* end) {
     for (Node* node = begin; node != end;) {
       Node* next = node->next();
-      for (Block* inner : node->blocks()) inlineCalls(*inner->nodes().begin(), inner->return_node());
+      for (Block* inner : node->blocks())
+        inlineCalls(*inner->nodes().begin(), inner->return_node());
       const bool is_call =
           node->kind() == c10::prim::CallMethod || node->kind() == c10::prim::CallFunction;
       if (is_call && !observerCall(node)) inlineCall(node);
@@ -200,8 +201,7 @@ class TreeCopy {
     // Call stacks point into the original's functions, which need not outlive this.
     for (Node* node : allNodes(*graph)) {
       if (!node->callstack()) continue;
-      node->setCallStack(
-          c10::make_intrusive<jit::InlinedCallStack>(function, node->sourceRange()));
+      node->setCallStack(c10::make_intrusive<jit::InlinedCallStack>(function, node->sourceRange()));
     }
     const c10::FunctionSchema& schema = original.getSchema();
     auto arguments = remapAll(schema.arguments());
@@ -271,8 +271,7 @@ class TreeCopy {
     const auto found = objects_.find(original.get());
     if (found != objects_.end()) return found->second;
     const auto type = copyClass(original->type());
-    auto copy = c10::ivalue::Object::create(c10::StrongTypePtr(unit_, type),
-                                            type->numAttributes());
+    auto copy = c10::ivalue::Object::create(c10::StrongTypePtr(unit_, type), type->numAttributes());
     objects_.emplace(original.get(), copy);
     for (size_t i = 0; i < type->numAttributes(); ++i) {
       copy->setSlot(i, copyValue(original->getSlot(i)));

@@ -1,7 +1,8 @@
 // fold_attributes: attributes that no method sets are read once, and plain values become constants.
 //
 // Before:
-//   %t = GetAttr[name="training"](%self); %w1 = GetAttr[name="w"](%self); %w2 = GetAttr[name="w"](%self)
+//   %t = GetAttr[name="training"](%self); %w1 = GetAttr[name="w"](%self); %w2 =
+//   GetAttr[name="w"](%self)
 // After:
 //   %w = GetAttr[name="w"](%self)  (first in the graph); %t = prim::Constant[value=0]()
 //
@@ -28,8 +29,8 @@ using jit::Value;
 namespace {
 
 bool isPlain(const IValue& value) {
-  return value.isNone() || value.isBool() || value.isInt() || value.isDouble() || value.isString() ||
-         value.isDevice();
+  return value.isNone() || value.isBool() || value.isInt() || value.isDouble() ||
+         value.isString() || value.isDevice();
 }
 
 void foldReads(Method& method, const jit::Module& module, const std::set<std::string>& assigned) {

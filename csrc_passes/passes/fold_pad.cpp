@@ -163,7 +163,8 @@ class Folder {
     for (size_t i = 0; i < stride.size(); ++i) {
       const auto dim = static_cast<int64_t>(i) + 2;
       Value* size = insert(c10::aten::size, {x, dim});
-      Value* span = insert(c10::aten::add, {size, total.left[i] + total.right[i] - weight.size(dim)});
+      Value* span =
+          insert(c10::aten::add, {size, total.left[i] + total.right[i] - weight.size(dim)});
       Value* steps = insert(c10::aten::floordiv, {span, stride[i]});
       Value* count = insert(c10::aten::add, {steps, int64_t{1}});
       output = insert(c10::aten::slice, {output, dim, int64_t{0}, count, int64_t{1}});

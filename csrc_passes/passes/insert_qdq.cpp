@@ -13,9 +13,8 @@
 // Leaves: float readers of a float value read it unrounded. Ops that move values have no pair of
 //         their own; propagate_dequantize carries theirs on.
 
-#include "passes/passes.h"
-
 #include "ir_util.h"
+#include "passes/passes.h"
 #include "plan.h"
 #include "qparams.h"
 #include "targets/target.h"
@@ -78,9 +77,8 @@ class Inserter {
 
   void insert(Value* value, const QParams& qparams, bool all_uses) {
     Node* producer = value->node();
-    Node* before = producer->kind() == c10::prim::Param
-                       ? *producer->owningBlock()->nodes().begin()
-                       : producer->next();
+    Node* before = producer->kind() == c10::prim::Param ? *producer->owningBlock()->nodes().begin()
+                                                        : producer->next();
     const auto uses = value->uses();
     const QuantizePair pair = insertQuantizePair(value, qparams, before);
     carryObservation(program_, value, pair.dequantize->output());

@@ -87,7 +87,8 @@ class Lowerer {
     }
     if (isTensor(input)) return quantizedInput(input, lowering);
     Node* list = method_.graph->create(c10::prim::ListConstruct);
-    for (Value* element : input->node()->inputs()) list->addInput(quantizedInput(element, lowering));
+    for (Value* element : input->node()->inputs())
+      list->addInput(quantizedInput(element, lowering));
     list->output()->setType(c10::ListType::ofTensors());
     list->insertBefore(before);
     return list->output();

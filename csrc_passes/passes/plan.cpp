@@ -212,6 +212,9 @@ class Planner {
   // In graph order, so that the observers' names do not depend on addresses.
   void listObserved() {
     listBlock(method_.graph->block());
+    for (Value* input : method_.graph->inputs()) {
+      if (isTensor(input) && has_shapes_.insert(input).second) plan_->shapes_only.push_back(input);
+    }
   }
 
   void listBlock(jit::Block* block) {
@@ -244,10 +247,9 @@ class Planner {
   void listShapes(const Node* node) {
     const OpRow& row = *findRow(node);
     const auto bounds = activationBounds(node);
-    const bool only_moves = row.role == Role::kSharesInput && !bounds &&
-                            node->kind() != c10::aten::max_pool1d &&
-                            node->kind() != c10::aten::max_pool2d &&
-                            node->kind() != c10::aten::max_pool3d;
+    const bool only_moves =
+        row.role == Role::kSharesInput && !bounds && node->kind() != c10::aten::max_pool1d &&
+        node->kind() != c10::aten::max_pool2d && node->kind() != c10::aten::max_pool3d;
     if (only_moves) return;
     for (Value* value : dataInputs(node, row)) {
       if (has_shapes_.insert(value).second) plan_->shapes_only.push_back(value);

@@ -42,8 +42,8 @@ void moveBelow(Program& program, Node* node, const OpRow& row, Value* quantized)
   Node* dequantize = graph.create(c10::aten::dequantize, {moved->output()});
   dequantize->insertAfter(node);
   carryObservation(program, node->output(), dequantize->output());
-  program.lowerings.push_back({node, node->output(), moved->output(), nullptr,
-                               {node->input(row.data[0])}});
+  program.lowerings.push_back(
+      {node, node->output(), moved->output(), nullptr, {node->input(row.data[0])}});
   node->output()->replaceAllUsesWith(dequantize->output());
 }
 

@@ -91,7 +91,7 @@ class Verifier {
       const at::Tensor tensor = at::_make_per_tensor_quantized_tensor(
           asConvolutionsLeaveIt(integers), qparams->scalarScale(), qparams->scalarZeroPoint());
       evaluator.set(quantized, tensor);
-      evaluator.set(dequantized, tensor.dequantize());
+      evaluator.set(dequantized, tensor.dequantize().contiguous());
     }
     try {
       const auto expected = evaluator.evaluate(lowering.float_output);
@@ -138,8 +138,8 @@ class Verifier {
     Node* quantize = lowering.quantize;
     if (quantize == nullptr) {
       const QParams qparams = *staticQParams(lowering.int8_output);
-      const QuantizePair pair = insertQuantizePair(lowering.float_output, qparams,
-                                                   lowering.float_output->node()->next());
+      const QuantizePair pair =
+          insertQuantizePair(lowering.float_output, qparams, lowering.float_output->node()->next());
       quantize = pair.quantize;
       pair.dequantize->destroy();
     }

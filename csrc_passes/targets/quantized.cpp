@@ -13,11 +13,11 @@ namespace {
 
 // --- overflow-safe weights ---
 //
-// Without VNNI, and in fbgemm's depthwise kernels on every CPU, products of an activation (0 to 255)
-// and a weight are summed in pairs in saturating 16 bits (vpmaddubsw). Two weights of a pair that
-// have the same sign must not sum to more than 128: 255 * 128 = 32640 < 32768. Which weights form
-// a pair was found by probing every pair: neighbours in (kernel..., input channel) order for fbgemm,
-// and neighbouring input channels of one tap for onednn.
+// Without VNNI, and in fbgemm's depthwise kernels on every CPU, products of an activation (0 to
+// 255) and a weight are summed in pairs in saturating 16 bits (vpmaddubsw). Two weights of a pair
+// that have the same sign must not sum to more than 128: 255 * 128 = 32640 < 32768. Which weights
+// form a pair was found by probing every pair: neighbours in (kernel..., input channel) order for
+// fbgemm, and neighbouring input channels of one tap for onednn.
 
 // Largest same-sign sum of neighbours in the last dimension of (channels, n), per channel.
 at::Tensor largestPairSum(at::Tensor flat) {
@@ -80,21 +80,49 @@ Target makeQuantizedTarget() {
   Target target{
       "quantized",
       {
-          {"aten::conv1d", "quantized::conv1d", "quantized::conv1d_relu",
-           "quantized::conv1d_prepack", conv_pack, {0}, true, slowDepthwise},
-          {"aten::conv2d", "quantized::conv2d", "quantized::conv2d_relu",
-           "quantized::conv2d_prepack", conv_pack, {0}, true, slowDepthwise},
-          {"aten::conv3d", "quantized::conv3d", "quantized::conv3d_relu",
-           "quantized::conv3d_prepack", conv_pack, {0}, true, slowDepthwise},
-          {"aten::linear", "quantized::linear", "quantized::linear_relu",
-           "quantized::linear_prepack", {1, 2}, {0}, true},
+          {"aten::conv1d",
+           "quantized::conv1d",
+           "quantized::conv1d_relu",
+           "quantized::conv1d_prepack",
+           conv_pack,
+           {0},
+           true,
+           slowDepthwise},
+          {"aten::conv2d",
+           "quantized::conv2d",
+           "quantized::conv2d_relu",
+           "quantized::conv2d_prepack",
+           conv_pack,
+           {0},
+           true,
+           slowDepthwise},
+          {"aten::conv3d",
+           "quantized::conv3d",
+           "quantized::conv3d_relu",
+           "quantized::conv3d_prepack",
+           conv_pack,
+           {0},
+           true,
+           slowDepthwise},
+          {"aten::linear",
+           "quantized::linear",
+           "quantized::linear_relu",
+           "quantized::linear_prepack",
+           {1, 2},
+           {0},
+           true},
           {"aten::add", "quantized::add", "quantized::add_relu", "", {}, {0, 1}, true},
           {"aten::add.Scalar", "quantized::add", "quantized::add_relu", "", {}, {0, 1}, true},
           {"aten::mul", "quantized::mul", "quantized::mul_relu", "", {}, {0, 1}, true},
           {"aten::mul.Scalar", "quantized::mul_scalar", "", "", {}, {0, 1}, false},
           {"aten::cat", "quantized::cat", "quantized::cat_relu", "", {}, {0, 1}, true},
-          {"aten::batch_norm", "quantized::batch_norm", "quantized::batch_norm_relu", "", {},
-           {0, 1, 2, 3, 4, 7}, true},
+          {"aten::batch_norm",
+           "quantized::batch_norm",
+           "quantized::batch_norm_relu",
+           "",
+           {},
+           {0, 1, 2, 3, 4, 7},
+           true},
           {"aten::hardswish", "quantized::hardswish", "", "", {}, {0}, true},
           {"aten::sigmoid", "quantized::sigmoid", "", "", {}, {0}, true},
           // Convolutions return channels-last, of which not every view can be taken.

@@ -284,6 +284,6 @@ class BatchStatistics(nn.Module):
 )
 def test_training_mode_is_refused(module: nn.Module, op: str) -> None:
     inner = module.eval()
-    message = rf"""^{op} in 'inner' \(functional\.py:\d+\) runs in training mode\. Call model\.eval\(\) before torch\.jit\.script or torch\.jit\.trace \(or on the scripted model\), then quantize it\.$"""
+    message = rf"""^{op} in 'inner' \(test_canonicalize\.py:\d+\) runs in training mode\. Call model\.eval\(\) before torch\.jit\.script or torch\.jit\.trace \(or on the scripted model\), then quantize it\.$"""
     with pytest.raises(JitQuantError, match=re.compile(message)):
         before_and_after("canonicalize", scripted(Wrap(inner)))

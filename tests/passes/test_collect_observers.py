@@ -39,17 +39,39 @@ def test_observers_go() -> None:
     )
 
 
-def test_graph_without_observers_stays() -> None:
+def test_recorder_of_shapes_goes() -> None:
     class Floats(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.neg()
 
     change = before_and_after("collect_observers", scripted(Floats()), sample(1, 2))
+    assert_change(
+        change,
+        before="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
+              %1 : Tensor = aten::neg(%0)
+              return (%1)
+        """,
+        after="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::neg(%x)
+              return (%0)
+        """,
+    )
+
+
+def test_graph_without_observers_stays() -> None:
+    class Numbers(nn.Module):
+        def forward(self, x: int) -> int:
+            return x + 1
+
+    change = before_and_after("collect_observers", scripted(Numbers()), 1)
     assert_unchanged(
         change,
         """
-            graph(self, %x : Tensor):
-              %0 : Tensor = aten::neg(%x)
+            graph(self, %x : int):
+              %0 : int = aten::add(%x, 1)
               return (%0)
         """,
     )
@@ -92,7 +114,10 @@ def test_output_is_named_by_module_and_line() -> None:
     model.body[0].bias.data[0] = float("inf")
     prepared = prepare_jit(model, {"": default_qconfig})
     prepared(torch.ones(1, 2))
-    message = r"an infinite value in the output of aten::linear in 'body\.0' \(linear\.py:\d+\)\."
+    message = (
+        r"an infinite value in the output of aten::linear in 'body\.0' "
+        r"\(test_collect_observers\.py:\d+\)\."
+    )
     with pytest.raises(JitQuantError, match=message):
         convert_jit(prepared)
 

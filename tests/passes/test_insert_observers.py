@@ -48,20 +48,29 @@ def test_observers_stand_around_the_op_and_the_activation_it_absorbs() -> None:
     assert_same_output(change.model, model, sample(1, 2), atol=0)
 
 
-def test_float_ops_get_no_observer() -> None:
+def test_float_ops_get_no_observer_and_inputs_a_recorder_of_shapes() -> None:
     class Floats(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.neg().exp()
 
-    assert_unchanged(
-        before_and_after("insert_observers", scripted(Floats())),
-        """
+    change = before_and_after("insert_observers", scripted(Floats()))
+    assert_change(
+        change,
+        before="""
             graph(self, %x : Tensor):
               %0 : Tensor = aten::neg(%x)
               %1 : Tensor = aten::exp(%0)
               return (%1)
         """,
+        after="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
+              %1 : Tensor = aten::neg(%0)
+              %2 : Tensor = aten::exp(%1)
+              return (%2)
+        """,
     )
+    assert change.model.jitquant_observer_0.original_name == "ShapeRecorder"
 
 
 def test_averages_get_a_recorder_of_shapes() -> None:

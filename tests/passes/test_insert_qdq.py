@@ -141,6 +141,9 @@ def test_weight_that_is_not_finite_is_refused() -> None:
     prepared = prepare_jit(model, {"": default_qconfig})
     prepared(sample(1, 2))
     prepared.linear.weight.data[0, 0] = float("nan")
-    message = r"^the weight of aten::linear in 'linear' \(linear\.py:\d+\) holds NaN or infinite"
+    message = (
+        r"^the weight of aten::linear in 'linear' \(test_insert_qdq\.py:\d+\) holds NaN or infinite "
+        r"values\. Mend the float model, or set the qconfig of that module to None\.$"
+    )
     with pytest.raises(JitQuantError, match=message):
         convert_jit(prepared)

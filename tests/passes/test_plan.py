@@ -408,15 +408,16 @@ class MovesFloats(nn.Module):
 def test_values_that_move_between_float_ops_stay_float() -> None:
     model = scripted(MovesFloats())
     change = before_and_after("insert_observers", model)
-    assert_unchanged(
-        change,
+    assert_text(
+        change.after,
         """
             graph(self, %x : Tensor):
-              %0 : Tensor = aten::neg(%x)
-              %1 : Tensor = aten::flatten(%0, 1, -1)
-              %2 : Tensor = aten::relu(%1)
-              %3 : Tensor = aten::neg(%2)
-              return (%3)
+              %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
+              %1 : Tensor = aten::neg(%0)
+              %2 : Tensor = aten::flatten(%1, 1, -1)
+              %3 : Tensor = aten::relu(%2)
+              %4 : Tensor = aten::neg(%3)
+              return (%4)
         """,
     )
     assert reasons(change.model) == [
@@ -530,14 +531,15 @@ def test_body_of_a_loop_is_planned() -> None:
         change.after,
         """
             graph(self, %x : Tensor, %count : int):
-              %0 : Tensor = prim::Loop(%count, True, %x)
-                block0(%1 : int, %2 : Tensor):
-                  %3 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %2)
-                  %4 : Tensor = aten::conv2d(%3, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
-                  %5 : Tensor = aten::relu(%4)
-                  %6 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %5)
-                  -> (True, %6)
-              return (%0)
+              %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_2, %x)
+              %1 : Tensor = prim::Loop(%count, True, %0)
+                block0(%2 : int, %3 : Tensor):
+                  %4 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %3)
+                  %5 : Tensor = aten::conv2d(%4, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
+                  %6 : Tensor = aten::relu(%5)
+                  %7 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %6)
+                  -> (True, %7)
+              return (%1)
         """,
     )
     assert reasons(change.model) == [
