@@ -215,6 +215,11 @@ std::set<std::string> assignedPaths(Program& program) {
   return paths;
 }
 
+bool isConv(const Node* node) {
+  return node->kind() == c10::aten::conv1d || node->kind() == c10::aten::conv2d ||
+         node->kind() == c10::aten::conv3d;
+}
+
 bool isTensor(const Value* value) { return value->type()->isSubtypeOf(*c10::TensorType::get()); }
 
 bool hasOneUse(const Value* value) { return value->uses().size() == 1; }

@@ -62,6 +62,7 @@ jit::Node* copyOrigin(jit::Node* to, const jit::Node* from);
 // Paths of the attributes that any kept method sets.
 std::set<std::string> assignedPaths(Program& program);
 
+bool isConv(const jit::Node* node);  // conv1d, conv2d, conv3d
 bool isTensor(const jit::Value* value);
 bool hasOneUse(const jit::Value* value);
 

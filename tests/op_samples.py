@@ -609,7 +609,7 @@ def _movers() -> Iterator[OpSample]:
             name,
             _after_conv(function),
             IMAGES,
-            (*CONV, f"aten::{op}"),
+            (*CONV, "aten::reshape" if op == "view" else f"aten::{op}"),
             resizes=resizes,
         )
     chains: dict[str, tuple[str, Callable[[Any], Tensor], tuple[str, ...]]] = {

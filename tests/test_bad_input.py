@@ -372,9 +372,17 @@ def test_weight_that_is_nan() -> None:
     with torch.no_grad():
         module.fc.weight[2, 3] = float("nan")
     model = torch.jit.script(module)
-    text = "calibration saw NaN in the output of aten::linear in 'fc' (linear.py:"
-    with refused(model, text, JitQuantError):
+    pattern = (
+        r"^the weight of aten::linear in 'fc' \(models\.py:\d+\) holds NaN or infinite values\. "
+        r"Mend the float model, or set the qconfig of that module to None\.$"
+    )
+    with assert_untouched(model), pytest.raises(JitQuantError, match=pattern):
+        jitquant.prepare_jit(model, QCONFIG, inplace=True)
+    with assert_untouched(model), pytest.raises(JitQuantError, match=pattern):
         jitquant.quantize_jit(model, QCONFIG, calibrate, [images()], inplace=True)
+    prepared = jitquant.prepare_jit(model, {**QCONFIG, "fc": None})
+    prepared(images())
+    jitquant.convert_jit(prepared)
 
 
 @pytest.mark.parametrize("debug", [False, True])
@@ -386,9 +394,20 @@ def test_weight_that_is_infinite_where_no_activation_shows_it(debug: bool) -> No
         module.conv1.weight[0, :, 1, 1] = float("-inf")
     model = torch.jit.script(module)
     run_args = [images().abs() + 0.1]
-    text = "the weight of aten::conv2d in 'conv1' (conv.py:"
+    text = "the weight of aten::conv2d in 'conv1' (models.py:"
+    with refused(model, text, JitQuantError):
+        jitquant.prepare_jit(model, QCONFIG)
     with refused(model, text, JitQuantError):
         jitquant.quantize_jit(model, QCONFIG, calibrate, run_args, inplace=True, debug=debug)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_weight_that_becomes_nan_between_prepare_and_convert(debug: bool) -> None:
+    prepared = calibrated(scripted(PlainNet()))
+    prepared.fc.weight.data[2, 3] = float("nan")
+    text = "the weight of aten::linear in 'fc' (models.py:"
+    with refused(prepared, text, JitQuantError):
+        jitquant.convert_jit(prepared, debug=debug)
 
 
 def test_run_fn_that_raises() -> None:
@@ -435,6 +454,21 @@ def test_one_parameter_of_another_type() -> None:
         jitquant.prepare_jit(model, QCONFIG)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("function", ("quantize_jit", "prepare_jit"))
+def test_frozen_model_of_another_type(function: str, dtype: torch.dtype) -> None:
+    """Freezing made the weights constants, which are no parameters."""
+    model = torch.jit.freeze(torch.jit.script(settle(PlainNet()).to(dtype)))
+    assert list(model.parameters()) == []
+    name = {torch.float64: "Double", torch.bfloat16: "BFloat16"}[dtype]
+    pattern = (
+        rf"^the weight of aten::conv2d in the top module \(\w+\.py:\d+\) is {name}, and only float32 "
+        r"models can be quantized\. Call model\.float\(\) on the model before it is scripted or frozen\.$"
+    )
+    with assert_untouched(model), pytest.raises(JitQuantError, match=pattern):
+        FUNCTIONS[function](model)
+
+
 @pytest.mark.parametrize("function", FROM_FLOAT)
 def test_parameters_on_another_device(function: str) -> None:
     """The device "meta" stands for "cuda:0"."""
@@ -458,11 +492,24 @@ def test_buffer_on_another_device() -> None:
 
 @pytest.mark.parametrize("change", [torch.float64, torch.float16, "meta"])
 def test_prepared_model_moved_before_convert(change: torch.dtype | str) -> None:
-    prepared = calibrated(scripted(PlainNet()))
-    prepared.to(change)
+    model = scripted(PlainNet())
+    prepared = calibrated(model)
+    with assert_untouched(model):
+        move(prepared, change)
     shown = "on meta" if change == "meta" else str(change)
     with refused(prepared, f"convert_jit: the parameter 'conv1.weight' is {shown}"):
         jitquant.convert_jit(prepared)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def move(model: torch.jit.ScriptModule, change: torch.dtype | str) -> None:
+    """`model.to(change)`; torch's own refuses "meta" unless all parameters are nn.Parameters."""
+    if change != "meta":
+        model.to(change)
+        return
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, parameter.to("meta"))
 
 
 # The wrong stage

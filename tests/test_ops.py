@@ -266,11 +266,14 @@ def test_op_that_the_engine_refuses_stays_float(engine: str) -> None:
     torch.manual_seed(0)
     inputs = (torch.randn(2, 4, 6, 6, 6),)
     net = nn.Sequential(nn.Linear(6, 6), nn.MaxPool3d(2)).eval()
-    model = quantize(net, inputs, qconfig=jitquant.get_default_qconfig(engine))
+    qconfig = jitquant.get_default_qconfig(engine)
+    model = quantize(net, inputs, qconfig=qconfig)
     (pool,) = jitquant.coverage(model.int8).float
     assert pool.op == "aten::max_pool3d"
     assert pool.reason.startswith("its int8 form raises: ")
-    assert torch.equal(run(model.int8, inputs), run(model.debug, inputs))
+    net[1] = nn.Identity()
+    scale = output_scale(quantize(net, inputs, qconfig=qconfig).int8, inputs)
+    assert steps_apart(run(model.int8, inputs), run(model.debug, inputs), scale) <= 1
 
 
 # --- exact reference ---

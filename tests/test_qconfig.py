@@ -126,7 +126,7 @@ REFUSED: list[tuple[object, type[JitQuantError], str]] = [
         (MinMaxObserver, WEIGHT),
         JitQuantTypeError,
         "here: expected a jitquant.QConfig or torch.ao.quantization.QConfig, got (<class "
-        "'jitquant.observers.MinMaxObserver'>, MinMaxObserver.with_args(dtype=torch.qint8, "
+        "'jitquant.observers._min_max.MinMaxObserver'>, MinMaxObserver.with_args(dtype=torch.qint8, "
         "qscheme=torch.per_tensor_symmetric)) of type tuple",
     ),
     (

@@ -91,9 +91,7 @@ void checkEvalMode(Node* node, size_t training_input) {
 bool isConvolutionWithStringPadding(const Node* node) {
   const auto kind = node->kind();
   if (kind == c10::Symbol::aten("_convolution_mode")) return true;
-  const bool conv =
-      kind == c10::aten::conv1d || kind == c10::aten::conv2d || kind == c10::aten::conv3d;
-  return conv && node->input(4)->type()->kind() == c10::TypeKind::StringType;
+  return isConv(node) && node->input(4)->type()->kind() == c10::TypeKind::StringType;
 }
 
 void canonicalizeNode(Node* node, const jit::Module& module) {

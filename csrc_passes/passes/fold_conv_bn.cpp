@@ -40,11 +40,6 @@ struct WeightUses {
   std::vector<jit::Graph*> graphs;
 };
 
-bool isConv(const Node* node) {
-  return node->kind() == c10::aten::conv1d || node->kind() == c10::aten::conv2d ||
-         node->kind() == c10::aten::conv3d;
-}
-
 Identity identityOf(const Value* value, const jit::Module& module) {
   if (const auto path = attributePath(value)) {
     const auto [owner, name] = ownerOf(module, *path);

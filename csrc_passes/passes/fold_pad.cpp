@@ -37,11 +37,6 @@ struct Padding {
   Ints left, right;
 };
 
-bool isConv(const Node* node) {
-  return node->kind() == c10::aten::conv1d || node->kind() == c10::aten::conv2d ||
-         node->kind() == c10::aten::conv3d;
-}
-
 bool padsWithZero(const Node* node) {
   if (node->kind() == c10::aten::constant_pad_nd) return constantNumber(node->input(2)) == 0.0;
   if (node->kind() != c10::aten::pad) return false;

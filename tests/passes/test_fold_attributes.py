@@ -124,38 +124,3 @@ def test_attribute_that_another_method_sets_is_no_constant() -> None:
     )
     change.model.set_scale(5.0)
     assert change.model(torch.ones(1)).item() == 5.0
-
-
-class WritesView(nn.Module):
-    whole: Tensor
-    part: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("whole", torch.zeros(4))
-        self.register_buffer("part", self.whole[1:3])
-        self.register_buffer("other", torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.part.add_(x)
-        return self.whole * 1
-
-
-def test_written_buffer_is_cloned_with_its_aliases() -> None:
-    """And what no graph writes is shared."""
-    module = WritesView()
-    model = scripted(module)
-    model.whole.zero_()
-    change = before_and_after("fold_attributes", model)
-    assert_unchanged(
-        change,
-        """
-            graph(self, %x : Tensor):
-              %0 : Tensor = aten::add_(self.part, %x, 1)
-              %1 : Tensor = aten::mul(self.whole, 1)
-              return (%1)
-        """,
-    )
-    assert change.model(torch.ones(2)).tolist() == [0, 1, 1, 0]
-    assert model.whole.tolist() == [0, 0, 0, 0]
-    assert change.model.other.data_ptr() == model.other.data_ptr()

@@ -1,0 +1,48 @@
+"""Observers: modules that watch the values of one tensor and choose its qparams.
+
+Every observer is an `nn.Module` that `torch.jit.script` compiles, and that saves and loads with the
+model it sits in. The graph passes know an observer only by what it has after scripting:
+
+| name | type | meaning |
+|---|---|---|
+| `dtype` | int (ScalarType) | quint8, qint8, or float32 for `ShapeRecorder`, which has no qparams |
+| `qscheme` | QScheme | per_tensor_affine, per_tensor_symmetric, per_channel_affine or _symmetric |
+| `quant_min`, `quant_max` | int | lowest and highest quantized value |
+| `ch_axis` | int | channel axis, -1 for per tensor |
+| `shapes` | List[List[int]] | one example shape for each rank seen, first seen wins |
+| `calls` | int | forward calls with a floating-point tensor of at least one element |
+| `seen_dtypes` | List[int] | distinct dtypes seen, in order, floating point or not |
+| `saw_nan`, `saw_inf` | bool | whether a NaN or an infinite value was seen |
+| `forward(x)` | Tensor -> Tensor | returns x itself |
+| `calculate_qparams()` | -> (Tensor, Tensor) | scale float32 and zero_point int64, (1,) or (C,) |
+| `reset()` | -> None | forgets everything seen |
+
+Formulas are those of the observers of the same name in torch.ao.quantization (see
+`Observer._qparams`), except for the clipping search of `HistogramObserver`, which is our own.
+A tensor with NaN or infinite values sets the flags and leaves the statistics as they were.
+An error raised inside a scripted observer arrives as `torch.jit.Error` with the same text.
+State is replaced, never written in place, so two observers that share a tensor do not disturb each
+other, and calibrating works in and out of `torch.inference_mode`.
+"""
+
+from jitquant.observers._base import Observer, ObserverFactory
+from jitquant.observers._fixed import FixedQParamsObserver, ShapeRecorder
+from jitquant.observers._histogram import HistogramObserver
+from jitquant.observers._min_max import (
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    PerChannelMinMaxObserver,
+)
+
+__all__ = [
+    "FixedQParamsObserver",
+    "HistogramObserver",
+    "MinMaxObserver",
+    "MovingAverageMinMaxObserver",
+    "MovingAveragePerChannelMinMaxObserver",
+    "Observer",
+    "ObserverFactory",
+    "PerChannelMinMaxObserver",
+    "ShapeRecorder",
+]

@@ -1,0 +1,108 @@
+"""Observers without statistics: of known qparams, and of shapes alone."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from jitquant.errors import JitQuantTypeError, JitQuantValueError
+from jitquant.observers._base import (
+    _PER_TENSOR,
+    FLOAT32_EPS,
+    Observer,
+    _is_int,
+    _is_real,
+)
+
+
+class FixedQParamsObserver(Observer):
+    """Known qparams, whatever the data: for outputs of known range, such as sigmoid's.
+
+    Args:
+        scale: positive and finite.
+        zero_point: in [quant_min, quant_max].
+        others: see `Observer`. qscheme is per_tensor_affine or per_tensor_symmetric.
+
+    Raises:
+        JitQuantTypeError, JitQuantValueError: see `Observer`.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(
+        self,
+        scale: float,
+        zero_point: int,
+        dtype: torch.dtype = torch.quint8,
+        qscheme: torch.qscheme = torch.per_tensor_affine,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+    ) -> None:
+        super().__init__(
+            dtype, qscheme, False, quant_min, quant_max, FLOAT32_EPS, -1, qschemes=_PER_TENSOR
+        )
+        name = type(self).__name__
+        if not _is_real(scale):
+            raise JitQuantTypeError(f"{name}: scale must be a float, got {scale!r}")
+        if not 0 < scale < math.inf:
+            raise JitQuantValueError(f"{name}: scale must be positive and finite, got {scale!r}")
+        if not _is_int(zero_point):
+            raise JitQuantTypeError(f"{name}: zero_point must be an int, got {zero_point!r}")
+        if not self.quant_min <= zero_point <= self.quant_max:
+            raise JitQuantValueError(
+                f"{name}: zero_point must be in [{self.quant_min}, {self.quant_max}], "
+                f"got {zero_point}"
+            )
+        self.register_buffer("scale", torch.tensor([scale], dtype=torch.float32))
+        self.register_buffer("zero_point", torch.tensor([zero_point], dtype=torch.int64))
+
+    def _observe(self, x: Tensor) -> None:
+        values = self._values(x)
+        self._is_finite(values.amin(), values.amax(), values)
+
+    @torch.jit.export
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Return the given scale (1,) float32 and zero_point (1,) int64, also without data."""
+        return self.scale, self.zero_point
+
+    @torch.jit.export
+    def reset(self) -> None:
+        """Forget everything seen; the qparams stay."""
+        self._forget()
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale.item()}, zero_point={self.zero_point.item()}"
+
+
+class ShapeRecorder(Observer):
+    """Records calls, shapes and dtypes of a value that has no qparams; reads no values.
+
+    Its `dtype` is float32, and `saw_nan` and `saw_inf` stay False.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            torch.quint8,
+            torch.per_tensor_affine,
+            False,
+            None,
+            None,
+            FLOAT32_EPS,
+            -1,
+            qschemes=_PER_TENSOR,
+        )
+        self.dtype = torch.float32
+
+    def _observe(self, x: Tensor) -> None:
+        pass
+
+    @torch.jit.export
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Raise RuntimeError: there are no statistics."""
+        raise RuntimeError("a ShapeRecorder has no qparams: it records shapes only")
+
+    @torch.jit.export
+    def reset(self) -> None:
+        """Forget everything seen."""
+        self._forget()
