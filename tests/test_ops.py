@@ -271,9 +271,48 @@ def test_op_that_the_engine_refuses_stays_float(engine: str) -> None:
     (pool,) = jitquant.coverage(model.int8).float
     assert pool.op == "aten::max_pool3d"
     assert pool.reason.startswith("its int8 form raises: ")
-    net[1] = nn.Identity()
+    net[1] = nn.Identity().eval()
     scale = output_scale(quantize(net, inputs, qconfig=qconfig).int8, inputs)
     assert steps_apart(run(model.int8, inputs), run(model.debug, inputs), scale) <= 1
+
+
+# --- padding of one side, as in EfficientNet ---
+
+
+class Strided(nn.Module):
+    """TensorFlow's "same" padding, then a depthwise convolution of stride 2 and ReLU6."""
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        left = (kernel_size - 3) // 2
+        self.pad = nn.ZeroPad2d((left, left + 1, left, left + 1))
+        self.expand = nn.Conv2d(8, 128, 1)
+        self.depthwise = nn.Conv2d(128, 128, kernel_size, stride=2, groups=128)
+        self.project = nn.Conv2d(128, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.nn.functional.relu6(self.expand(x))
+        x = torch.nn.functional.relu6(self.depthwise(self.pad(x)))
+        y: Tensor = self.project(x)
+        return y
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("mode", ["scripted", "traced"])
+def test_padded_depthwise_block(mode: Mode, kernel_size: int) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(2, 8, 16, 16),)
+    model = quantize(Strided(kernel_size).eval(), inputs, mode)
+    kinds = int8_ops(model.int8)
+    assert [kind for kind in kinds if kind.startswith("quantized::")] == ["quantized::conv2d"] * 3
+    assert set(kinds) - {"quantized::conv2d"} <= {"aten::size", "aten::slice"}
+    assert jitquant.coverage(model.int8).float == ()
+    for height, width in ((16, 16), (15, 17), (16, 15), (7, 6)):
+        x = (torch.randn(2, 8, height, width),)
+        actual, expected = run(model.int8, x), run(model.float_model, x)
+        assert actual.shape == expected.shape
+        assert sqnr(actual, expected) >= 25.0
+        assert steps_apart(actual, run(model.debug, x), output_scale(model.int8, x)) <= 1
 
 
 # --- exact reference ---

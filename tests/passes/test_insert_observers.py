@@ -8,7 +8,6 @@ from tests.ir import (
     FIXED,
     assert_change,
     assert_same_output,
-    assert_unchanged,
     before_and_after,
     sample,
     scripted,
