@@ -1,22 +1,23 @@
 #pragma once
-// libtorch's alias analysis with the assumption that holds after fold_attributes.
+// libtorch's alias analysis, with what fold_attributes makes sure of.
 
 #include <torch/csrc/jit/ir/alias_analysis.h>
 
 #include <memory>
 
-#include "ir_util.h"
+#include "program.h"
 
 namespace jitquant {
 
-// In a graph that sets no attribute, each attribute is read once, so reads do not alias each other.
-inline std::unique_ptr<jit::AliasDb> aliasDb(const std::shared_ptr<jit::Graph>& graph) {
-  bool sets_attribute = false;
-  for (jit::Node* node : allNodes(*graph)) {
-    sets_attribute = sets_attribute || node->kind() == c10::prim::SetAttr ||
-                     node->kind() == c10::prim::CallMethod;
-  }
-  return std::make_unique<jit::AliasDb>(graph, /*isFrozen=*/!sets_attribute);
-}
+// For a graph in which each attribute is read once: takes the reads for values of their own, unless
+// the graph sets attributes or calls methods.
+std::unique_ptr<jit::AliasDb> aliasDbByAttribute(const std::shared_ptr<jit::Graph>& graph);
+
+// The same, where two attributes may view one storage that the graph writes.
+std::unique_ptr<jit::AliasDb> aliasDb(const std::shared_ptr<jit::Graph>& graph,
+                                      const jit::Module& module);
+
+// The storage behind the read of a tensor attribute; null for every other node.
+c10::StorageImpl* storageOf(const jit::Node* node, const jit::Module& module);
 
 }  // namespace jitquant

@@ -19,6 +19,7 @@
 #include <torch/csrc/jit/passes/shape_analysis.h>
 
 #include <algorithm>
+#include <map>
 
 #include "error.h"
 #include "ir_util.h"
@@ -242,28 +243,44 @@ class TreeCopy {
     return copy;
   }
 
-  // Containers and objects are copied. Tensors share their memory (own_state clones what a graph
-  // writes), but are tensors of their own, so that Module::to on the copy spares the original.
-  IValue copyValue(const IValue& value) {
-    if (value.isTensor() && value.toTensor().defined()) {
-      const at::Tensor& original = value.toTensor();
-      const auto [found, is_new] = tensors_.emplace(original.unsafeGetTensorImpl(), at::Tensor());
-      if (is_new) found->second = original.detach().requires_grad_(original.requires_grad());
-      return found->second;
-    }
+  // Tensor attributes share their memory (own_state clones what a graph writes), but are tensors of
+  // their own, so that Module::to on the copy spares the original. Tensors in containers and
+  // objects, which hold state rather than weights, are cloned.
+  IValue copyValue(const IValue& value, bool inside = false) {
+    if (value.isTensor() && value.toTensor().defined()) return copyTensor(value.toTensor(), inside);
     if (value.isList()) {
       auto copy = c10::impl::GenericList(remap(value.toList().elementType()));
-      for (const IValue& element : value.toListRef()) copy.push_back(copyValue(element));
+      for (const IValue& element : value.toListRef()) copy.push_back(copyValue(element, true));
       return copy;
     }
     if (value.isGenericDict()) {
       const auto dict = value.toGenericDict();
       auto copy = c10::impl::GenericDict(remap(dict.keyType()), remap(dict.valueType()));
-      for (const auto& entry : dict) copy.insert(copyValue(entry.key()), copyValue(entry.value()));
+      for (const auto& entry : dict) {
+        copy.insert(copyValue(entry.key(), true), copyValue(entry.value(), true));
+      }
       return copy;
+    }
+    if (value.isTuple()) {
+      std::vector<IValue> elements;
+      for (const IValue& element : value.toTupleRef().elements()) {
+        elements.push_back(copyValue(element, true));
+      }
+      const auto type = remap(value.toTupleRef().type())->expect<c10::TupleType>();
+      return c10::ivalue::Tuple::createNamed(std::move(elements), type);
     }
     if (value.isObject() && !isTorchbind(*value.toObjectRef().type())) return copyObject(value);
     return value;
+  }
+
+  at::Tensor copyTensor(const at::Tensor& original, bool inside) {
+    const auto key = std::make_pair(original.unsafeGetTensorImpl(), inside);
+    const auto [found, is_new] = tensors_.emplace(key, at::Tensor());
+    if (is_new) {
+      const at::Tensor copy = inside ? original.detach().clone() : original.detach();
+      found->second = copy.requires_grad_(original.requires_grad());
+    }
+    return found->second;
   }
 
   IValue copyObject(const IValue& value) {
@@ -274,7 +291,7 @@ class TreeCopy {
     auto copy = c10::ivalue::Object::create(c10::StrongTypePtr(unit_, type), type->numAttributes());
     objects_.emplace(original.get(), copy);
     for (size_t i = 0; i < type->numAttributes(); ++i) {
-      copy->setSlot(i, copyValue(original->getSlot(i)));
+      copy->setSlot(i, copyValue(original->getSlot(i), true));
     }
     return copy;
   }
@@ -283,7 +300,7 @@ class TreeCopy {
   // Keyed by identity and only looked up.
   std::unordered_map<const c10::ivalue::Object*, jit::Module> modules_;
   std::unordered_map<const c10::ivalue::Object*, c10::intrusive_ptr<c10::ivalue::Object>> objects_;
-  std::unordered_map<const c10::TensorImpl*, at::Tensor> tensors_;
+  std::map<std::pair<const c10::TensorImpl*, bool>, at::Tensor> tensors_;
   std::unordered_map<const ClassType*, ClassTypePtr> classes_;
 };
 

@@ -26,11 +26,10 @@ namespace {
 std::set<c10::StorageImpl*> writtenStorages(Program& program) {
   std::set<c10::StorageImpl*> written;
   for (Method& method : program.methods) {
-    const auto aliases = aliasDb(method.graph);
+    const auto aliases = aliasDbByAttribute(method.graph);
     for (Node* node : allNodes(*method.graph)) {
-      if (node->kind() != c10::prim::GetAttr || !aliases->hasWriters(node->output())) continue;
-      const auto tensor = constantTensor(node->output(), program.module);
-      if (tensor && tensor->has_storage()) written.insert(tensor->storage().unsafeGetStorageImpl());
+      c10::StorageImpl* storage = storageOf(node, program.module);
+      if (storage != nullptr && aliases->hasWriters(node->output())) written.insert(storage);
     }
   }
   return written;
@@ -57,11 +56,6 @@ void ownWrittenStorages(const jit::Module& module, const std::set<c10::StorageIm
           i, clones[storage].as_strided(tensor.sizes(), tensor.strides(), tensor.storage_offset()));
     }
   }
-}
-
-c10::StorageImpl* storageOf(const Node* read, const jit::Module& module) {
-  const auto tensor = constantTensor(read->output(), module);
-  return tensor && tensor->has_storage() ? tensor->storage().unsafeGetStorageImpl() : nullptr;
 }
 
 }  // namespace

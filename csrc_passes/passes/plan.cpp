@@ -29,7 +29,7 @@ namespace {
 class Planner {
  public:
   Planner(Program& program, Method& method)
-      : program_(program), method_(method), aliases_(aliasDb(method.graph)) {}
+      : program_(program), method_(method), aliases_(aliasDb(method.graph, program.module)) {}
 
   std::shared_ptr<const Plan> run() {
     for (Node* node : allNodes(*method_.graph)) {

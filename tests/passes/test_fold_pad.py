@@ -165,16 +165,16 @@ def test_depthwise_3x3_becomes_5x5_and_is_cut_after_the_activation() -> None:
             graph(self, %x : Tensor):
               %0 : Tensor = aten::conv2d(%x, self.conv.weight_padded, self.conv.bias, [2, 2], [2, 2], [1, 1], 2)
               %1 : Tensor = aten::relu6(%0)
-              %2 : int = aten::size(%x, 2)
+              %2 : int = aten::size(%x, -2)
               %3 : int = aten::add(%2, -2)
               %4 : int = aten::floordiv(%3, 2)
               %5 : int = aten::add(%4, 1)
-              %6 : Tensor = aten::slice(%1, 2, 0, %5, 1)
-              %7 : int = aten::size(%x, 3)
+              %6 : Tensor = aten::slice(%1, -2, 0, %5, 1)
+              %7 : int = aten::size(%x, -1)
               %8 : int = aten::add(%7, -2)
               %9 : int = aten::floordiv(%8, 2)
               %10 : int = aten::add(%9, 1)
-              %11 : Tensor = aten::slice(%6, 3, 0, %10, 1)
+              %11 : Tensor = aten::slice(%6, -1, 0, %10, 1)
               return (%11)
         """,
     )
@@ -198,16 +198,16 @@ def test_depthwise_5x5_becomes_7x7_and_is_cut() -> None:
         after="""
             graph(self, %x : Tensor):
               %0 : Tensor = aten::conv2d(%x, self.conv.weight_padded, self.conv.bias, [2, 2], [3, 3], [1, 1], 2)
-              %1 : int = aten::size(%x, 2)
+              %1 : int = aten::size(%x, -2)
               %2 : int = aten::add(%1, -2)
               %3 : int = aten::floordiv(%2, 2)
               %4 : int = aten::add(%3, 1)
-              %5 : Tensor = aten::slice(%0, 2, 0, %4, 1)
-              %6 : int = aten::size(%x, 3)
+              %5 : Tensor = aten::slice(%0, -2, 0, %4, 1)
+              %6 : int = aten::size(%x, -1)
               %7 : int = aten::add(%6, -2)
               %8 : int = aten::floordiv(%7, 2)
               %9 : int = aten::add(%8, 1)
-              %10 : Tensor = aten::slice(%5, 3, 0, %9, 1)
+              %10 : Tensor = aten::slice(%5, -1, 0, %9, 1)
               return (%10)
         """,
     )
@@ -259,9 +259,6 @@ def test_conv1d() -> None:
         assert_same_output(change.model, model, sample(1, 2, size))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=RuntimeError, reason="cutOutput counts the dimensions from the front"
-)
 def test_depthwise_convolution_of_an_unbatched_image() -> None:
     conv = nn.Conv2d(2, 2, 3, stride=2, groups=2)
     assert_folds_exactly(scripted(Padded(nn.ZeroPad2d((0, 1, 0, 1)), conv)), (2, 6, 7))

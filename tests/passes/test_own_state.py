@@ -108,11 +108,6 @@ def test_convert_starts_from_the_calibrated_state_and_owns_it() -> None:
     assert model.count.tolist() == [0, 0]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="alias analysis takes two attributes of one storage for apart, so plan quantizes "
-    "%whole before the write through %part",
-)
 @pytest.mark.parametrize("debug", [True, False])
 def test_attribute_that_another_attribute_writes_is_read_after_the_write(debug: bool) -> None:
     prepared = prepare_jit(writes_view(), {"": FIXED})
@@ -133,7 +128,7 @@ class WritesElements(nn.Module):
         return self.states[0] + self.named["a"]
 
 
-@pytest.mark.xfail(strict=True, reason="own_state clones tensor attributes only")
+
 def test_written_elements_of_lists_and_dicts_are_cloned() -> None:
     model = scripted(WritesElements())
     prepared = prepare_jit(model, {"": FIXED})
