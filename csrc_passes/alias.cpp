@@ -45,4 +45,32 @@ std::unique_ptr<jit::AliasDb> aliasDb(const std::shared_ptr<jit::Graph>& graph,
   return aliases;
 }
 
+namespace {
+
+void holdStorages(const at::IValue& value, std::set<c10::StorageImpl*>& held) {
+  if (value.isTensor() && value.toTensor().defined() && value.toTensor().has_storage()) {
+    held.insert(value.toTensor().storage().unsafeGetStorageImpl());
+  } else if (value.isList()) {
+    for (const at::IValue& element : value.toListRef()) holdStorages(element, held);
+  } else if (value.isTuple()) {
+    for (const at::IValue& element : value.toTupleRef().elements()) holdStorages(element, held);
+  } else if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict()) holdStorages(entry.value(), held);
+  } else if (value.isObject() && !value.isCustomClass()) {
+    for (const at::IValue& slot : value.toObjectRef().slots()) holdStorages(slot, held);
+  }
+}
+
+}  // namespace
+
+std::set<c10::StorageImpl*> heldStorages(const jit::Module& module) {
+  std::set<c10::StorageImpl*> held;
+  for (const jit::Module& owner : module.modules()) {
+    for (const at::IValue& slot : owner._ivalue()->slots()) {
+      if (!slot.isTensor() && !slot.isModule()) holdStorages(slot, held);
+    }
+  }
+  return held;
+}
+
 }  // namespace jitquant

@@ -4,6 +4,7 @@
 #include <torch/csrc/jit/ir/alias_analysis.h>
 
 #include <memory>
+#include <set>
 
 #include "program.h"
 
@@ -19,5 +20,8 @@ std::unique_ptr<jit::AliasDb> aliasDb(const std::shared_ptr<jit::Graph>& graph,
 
 // The storage behind the read of a tensor attribute; null for every other node.
 c10::StorageImpl* storageOf(const jit::Node* node, const jit::Module& module);
+
+// The storages of tensors that lists, dicts, tuples and objects of the tree hold.
+std::set<c10::StorageImpl*> heldStorages(const jit::Module& module);
 
 }  // namespace jitquant

@@ -3,6 +3,7 @@
 #include <torch/csrc/jit/ir/constants.h>
 
 #include <algorithm>
+#include <sstream>
 
 namespace jitquant {
 
@@ -19,7 +20,26 @@ void appendNodes(jit::Block* block, std::vector<Node*>& nodes) {
   }
 }
 
+// Tracing keeps the Python stack as text, innermost first: "/home/me/net.py(17): forward".
+std::string tracedLine(const jit::SourceRange& range) {
+  if (!range.source()) return "";
+  std::istringstream stack(range.source()->text_str().str());
+  for (std::string frame; std::getline(stack, frame);) {
+    const size_t end = frame.rfind("): ");
+    const size_t open = end == std::string::npos ? end : frame.rfind('(', end);
+    if (open == std::string::npos || isTorchFile(frame)) continue;
+    const std::string file = frame.substr(0, open);
+    return file.substr(file.find_last_of('/') + 1) + ":" + frame.substr(open + 1, end - open - 1);
+  }
+  return "";
+}
+
 }  // namespace
+
+bool isTorchFile(const std::string& file) {
+  return file.find("/torch/") != std::string::npos || file.rfind("torch/", 0) == 0 ||
+         file.rfind('<', 0) == 0;
+}
 
 std::vector<Node*> allNodes(jit::Graph& graph) {
   std::vector<Node*> nodes;
@@ -160,7 +180,7 @@ std::string sourceLine(const Node* node) {
   jit::SourceRange range = node->sourceRange();
   if (const auto original = range.findSourceRangeThatGenerated()) range = *original;
   const auto place = range.file_line_col();
-  if (!place) return "";
+  if (!place) return tracedLine(range);
   const auto& [file, line, column] = *place;
   return file.substr(file.find_last_of('/') + 1) + ":" + std::to_string(line);
 }

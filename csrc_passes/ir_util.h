@@ -45,6 +45,7 @@ std::string freeAttributeName(const jit::Module& module, const std::string& wish
 // Module path and source line of the user's code that a node came from.
 std::string modulePath(const jit::Node* node);
 void setModulePath(jit::Node* node, const std::string& path);
+bool isTorchFile(const std::string& file);  // torch's own Python
 std::string sourceLine(const jit::Node* node);
 std::string describe(const jit::Node* node);  // "aten::conv2d in 'layer1.0.conv1' (resnet.py:92)"
 

@@ -16,6 +16,9 @@ using jit::Value;
 
 namespace {
 
+// Four times the largest weight that the smallest scale of an observer (2^-23) can hold.
+constexpr double kSmallestWeight = 4 * 127.5 / (1 << 23);
+
 // --- filters: "" or the reason ---
 
 std::string hasConstantWeight(const Node* node, const jit::Module& module) {
@@ -33,6 +36,8 @@ std::string hasConstantWeight(const Node* node, const jit::Module& module) {
                     " holds NaN or infinite values. Mend the float model, or set the qconfig of "
                     "that module to None.");
   }
+  const double largest = weight->numel() == 0 ? 0.0 : weight->abs().max().item<double>();
+  if (largest > 0.0 && largest < kSmallestWeight) return "its weights are too small for int8";
   if (!isNone(node->input(2)) && !constantTensor(node->input(2), module)) {
     return "its bias is computed at run time";
   }
@@ -61,7 +66,8 @@ std::string alphaIsOne(const Node* node, const jit::Module&) {
 std::string factorIsConstant(const Node* node, const jit::Module&) {
   const auto factor = constantNumber(node->input(1));
   if (!factor) return "its factor is computed at run time";
-  return std::isfinite(*factor) && *factor != 0.0 ? "" : "its factor is zero or not finite";
+  const bool moderate = std::abs(*factor) >= 1e-6 && std::abs(*factor) <= 1e6;
+  return moderate ? "" : "its factor is zero, or too small or large for a scale";
 }
 
 std::string termIsConstant(const Node* node, const jit::Module& module) {
@@ -89,6 +95,10 @@ std::string boundsAreConstant(const Node* node, const jit::Module&) {
   return activationBounds(node) ? "" : "its bounds are not two constants";
 }
 
+std::string dividesByWindow(const Node* node, const jit::Module&) {
+  return isNone(node->inputs().back()) ? "" : "its divisor is not the size of its window";
+}
+
 std::string keepsDtype(const Node* node, const jit::Module&) {
   return isNone(node->inputs().back()) ? "" : "it changes the dtype";
 }
@@ -97,6 +107,10 @@ std::string keepsDtype(const Node* node, const jit::Module&) {
 
 bool isScalarOperand(const Value* value) {
   return !isTensor(value) || constantNumber(value).has_value();
+}
+
+bool secondIsList(const Node* node) {
+  return node->input(1)->type()->kind() == c10::TypeKind::ListType;
 }
 
 bool secondIsScalar(const Node* node) { return isScalarOperand(node->input(1)); }
@@ -120,18 +134,21 @@ std::vector<OpRow> makeTable() {
       {"aten::hardsigmoid", Role::kFixedQParams, first, nullptr, nullptr, 1.0 / 256, 0},
       {"aten::tanh", Role::kFixedQParams, first, nullptr, nullptr, 2.0 / 256, 128},
       {"aten::mean", Role::kAverages, first, keepsDtype},
+      {"aten::avg_pool2d", Role::kAverages, first, dividesByWindow},
+      {"aten::avg_pool3d", Role::kAverages, first, dividesByWindow},
+      {"aten::view", Role::kSharesInput, first, nullptr, secondIsList},
   };
   for (const char* name :
-       {"aten::avg_pool1d", "aten::avg_pool2d", "aten::avg_pool3d", "aten::adaptive_avg_pool1d",
+       {"aten::avg_pool1d",  "aten::adaptive_avg_pool1d",
         "aten::adaptive_avg_pool2d", "aten::adaptive_avg_pool3d"}) {
     rows.push_back({name, Role::kAverages, first});
   }
   for (const char* name : {"aten::relu6", "aten::hardtanh", "aten::clamp"}) {
-    rows.push_back({name, Role::kSharesInput, first, boundsAreConstant});
+    rows.push_back({name, Role::kActivation, first, boundsAreConstant});
   }
   for (const char* name :
        {"aten::relu", "aten::max_pool1d", "aten::max_pool2d", "aten::max_pool3d", "aten::flatten",
-        "aten::view", "aten::reshape", "aten::permute", "aten::transpose", "aten::t",
+        "aten::reshape", "aten::permute", "aten::transpose", "aten::t",
         "aten::squeeze", "aten::unsqueeze", "aten::contiguous", "aten::detach", "aten::slice"}) {
     rows.push_back({name, Role::kSharesInput, first});
   }
@@ -155,6 +172,8 @@ const char* roleName(Role role) {
       return "shares input";
     case Role::kAverages:
       return "averages";
+    case Role::kActivation:
+      return "activation";
     case Role::kMetadata:
       return "metadata";
   }

@@ -16,6 +16,7 @@ enum class Role {
   kFixedQParams,  // the output's qparams follow from the op's range
   kSharesInput,   // moves values: the output has the input's qparams
   kAverages,      // the output is rounded to the input's qparams
+  kActivation,    // limits the range: absorbed by the op before it, else float
   kMetadata,      // reads no values
 };
 

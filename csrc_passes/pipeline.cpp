@@ -127,11 +127,12 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
     program = flatten(prepared, methods);
     program.target = &quantizedTarget();
     program.records = std::move(records);
+    attachRecords(program);
   });
   pipeline.run("fold_attributes", {"flatten"}, foldAttributes);
   pipeline.run("collect_observers", {"fold_attributes"}, [](Program& program) {
-    attachRecords(program);
     collectObservers(program);
+    noteRemovedOps(program);
   });
   auto inputs = inputsSeen(pipeline.program);
   pipeline.run("own_state", {"collect_observers"}, ownState);
@@ -147,7 +148,8 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   pipeline.run("lower", {"propagate_dequantize"}, lower);
   pipeline.run("verify", {"lower"}, verify);
   pipeline.run("fuse", {"verify"}, fuse);
-  pipeline.run("freeze", {"fuse"}, [&](Program& program) { freeze(program, preserved); });
+  pipeline.run("restore_layout", {"fuse"}, restoreLayout);
+  pipeline.run("freeze", {"restore_layout"}, [&](Program& program) { freeze(program, preserved); });
   pipeline.run("fold_prepack", {"freeze"}, foldPrepack);
   return finished();
 }

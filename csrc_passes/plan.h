@@ -33,5 +33,7 @@ struct Plan {
 void listOps(Program& program);
 // Marks the nodes with the records that the program already has; raises where they do not match.
 void attachRecords(Program& program);
+// Says so in the records whose nodes were folded away since.
+void noteRemovedOps(Program& program);
 
 }  // namespace jitquant

@@ -88,6 +88,7 @@ struct Program {
   // Filled by collect_observers and used by the convert passes. Looked up, never iterated.
   std::unordered_map<const jit::Value*, Observation> observations;
   std::vector<Lowering> lowerings;
+  std::unordered_map<const jit::Value*, QParams> moved;  // qparams of int8 values that moved on
 };
 
 }  // namespace jitquant

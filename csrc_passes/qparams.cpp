@@ -96,6 +96,11 @@ std::optional<QParams> staticQParams(const Value* quantized) {
   return perTensor(scale->toDouble(), zero_point->toInt());
 }
 
+std::optional<QParams> qparamsOf(const Value* quantized, const Program& program) {
+  const auto found = program.moved.find(quantized);
+  return found == program.moved.end() ? staticQParams(quantized) : found->second;
+}
+
 int64_t quantizeNumber(double value, const QParams& qparams) {
   const double steps = std::nearbyint(value / qparams.scalarScale()) +
                        static_cast<double>(qparams.scalarZeroPoint());

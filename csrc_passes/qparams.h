@@ -17,6 +17,9 @@ QuantizePair insertQuantizePair(jit::Value* value, const QParams& qparams, jit::
 // The qparams of a per-tensor quantized value, where they are constants of the graph.
 std::optional<QParams> staticQParams(const jit::Value* quantized);
 
+// The same for any int8 value that propagate_dequantize or lower made.
+std::optional<QParams> qparamsOf(const jit::Value* quantized, const Program& program);
+
 // The integer to which the engine's saturating kernels quantize `value`: clamp(round(v/s)+z, 0,
 // 255).
 int64_t quantizeNumber(double value, const QParams& qparams);

@@ -89,4 +89,18 @@ void attachRecords(Program& program) {
   }
 }
 
+void noteRemovedOps(Program& program) {
+  std::vector<bool> present(program.records.size(), false);
+  for (const Method& method : program.methods) {
+    for (const Node* node : allNodes(*method.graph)) {
+      if (const auto index = mark(node, kOpMark)) present[*index] = true;
+    }
+  }
+  for (size_t i = 0; i < present.size(); ++i) {
+    if (present[i]) continue;
+    program.records[i].int8 = false;
+    program.records[i].reason = "it was removed, since it can never run";
+  }
+}
+
 }  // namespace jitquant

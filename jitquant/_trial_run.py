@@ -27,7 +27,13 @@ def check(
     Raises:
         JitQuantError: the model cannot be loaded, or raises when it runs.
     """
-    loaded = _reload(converted)
+    try:
+        loaded = _reload(converted)
+    except RuntimeError as error:
+        raise JitQuantError(
+            "the converted model cannot be saved and loaded: "
+            f"{str(error).strip().splitlines()[0]}\nYour model was not changed."
+        ) from error
     if any(seen.dtype < 0 for seen in inputs):
         return
     arguments = _arguments(inputs)

@@ -24,7 +24,7 @@ def quantize_jit(
     model: torch.jit.ScriptModule,
     qconfig_dict: Mapping[str, Any],
     run_fn: Callable[..., Any],
-    run_args: Sequence[Any],
+    run_args: Sequence[Any] = (),
     inplace: bool = False,
     debug: bool = False,
 ) -> torch.jit.ScriptModule:

@@ -97,6 +97,8 @@ def output_scale(model: torch.jit.ScriptModule, inputs: tuple[Tensor, ...]) -> f
     """The scale of the quantized tensor that the model's last dequantize reads."""
     graph = model.graph.copy()
     (output,) = graph.outputs()
+    if output.node().kind() == "aten::contiguous":  # what restore_layout adds
+        output = output.node().inputsAt(0)
     assert output.node().kind() == "aten::dequantize"
     graph.eraseOutput(0)
     graph.registerOutput(output.node().inputsAt(0))

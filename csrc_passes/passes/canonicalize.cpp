@@ -88,6 +88,25 @@ void checkEvalMode(Node* node, size_t training_input) {
                   "torch.jit.trace (or on the scripted model), then quantize it.");
 }
 
+void checkNoPython(const Node* node) {
+  const auto kind = node->kind();
+  if (kind != c10::prim::PythonOp && kind != c10::prim::IgnoredPythonOp) return;
+  throw UserError(describe(node) +
+                  " calls Python (@torch.jit.ignore), which no file can hold. Remove the call.");
+}
+
+// What torch.jit.optimize_for_inference leaves behind can neither be read as a float op nor saved.
+void checkPortable(const Node* node) {
+  const std::string ns = node->kind().ns().toUnqualString();
+  const auto constant =
+      node->kind() == c10::prim::Constant ? jit::toIValue(node->output()) : std::nullopt;
+  const bool is_mkldnn = constant && constant->isTensor() && constant->toTensor().is_mkldnn();
+  if (!is_mkldnn && ns.find("prepacked") == std::string::npos && ns != "mkldnn") return;
+  throw UserError("the model holds " + std::string(node->kind().toQualString()) +
+                  ", which torch.jit.optimize_for_inference makes for one machine. Quantize the "
+                  "model from before that call.");
+}
+
 bool isConvolutionWithStringPadding(const Node* node) {
   const auto kind = node->kind();
   if (kind == c10::Symbol::aten("_convolution_mode")) return true;
@@ -105,7 +124,8 @@ void canonicalizeNode(Node* node, const jit::Module& module) {
   } else if (isConvolutionWithStringPadding(node)) {
     rewriteStringPadding(node, module);
   } else if (node->kind() == c10::aten::batch_norm) {
-    checkEvalMode(node, 5);
+    // Without running statistics it normalizes by the batch's own, in eval mode too.
+    if (!isNone(node->input(3))) checkEvalMode(node, 5);
   } else if (std::find(kDropouts->begin(), kDropouts->end(), node->kind()) != kDropouts->end()) {
     checkEvalMode(node, 2);
     replaceAndDestroy(node, node->input(0));
@@ -116,7 +136,11 @@ void canonicalizeNode(Node* node, const jit::Module& module) {
 
 void canonicalize(Program& program) {
   for (Method& method : program.methods) {
-    for (Node* node : allNodes(*method.graph)) canonicalizeNode(node, program.module);
+    for (Node* node : allNodes(*method.graph)) {
+      checkNoPython(node);
+      checkPortable(node);
+      canonicalizeNode(node, program.module);
+    }
     jit::EliminateDeadCode(method.graph);
   }
 }

@@ -64,7 +64,8 @@ Value* weightOf(Value* right, Node* product, Program& program, jit::Graph& graph
 
 bool isBiasOf(const Value* bias, const at::Tensor& weight, const jit::Module& module) {
   const auto tensor = constantTensor(bias, module);
-  return tensor && tensor->dim() == 1 && tensor->size(0) == weight.size(0);
+  return tensor && tensor->dim() == 1 && tensor->size(0) == weight.size(0) &&
+         tensor->scalar_type() == weight.scalar_type();
 }
 
 void replaceWithLinear(Node* old, Node* product, Value* x, Value* weight, Value* bias) {

@@ -24,6 +24,8 @@ using jit::Value;
 
 namespace {
 
+constexpr double kSmallestScale = 1.0 / (1 << 23);  // observers give no smaller one
+
 std::string describeValue(const Value* value, const Method& method) {
   const Node* producer = value->node();
   if (producer->kind() == c10::prim::Param) {
@@ -71,6 +73,10 @@ Observation read(jit::Module observer, const std::string& where, bool nested) {
   if (!observation.qparams->scale.isfinite().all().item<bool>()) {
     throw UserError("the values of " + where +
                     " span more than float32 can scale. Set the qconfig of that module to None.");
+  }
+  if (observation.qparams->axis < 0 && observation.qparams->scalarScale() <= kSmallestScale) {
+    observation.qparams.reset();
+    observation.problem = "its values are all zero, or too small for int8";
   }
   return observation;
 }

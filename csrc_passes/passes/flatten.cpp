@@ -19,8 +19,8 @@
 #include <torch/csrc/jit/passes/shape_analysis.h>
 
 #include <algorithm>
-#include <map>
 
+#include "alias.h"
 #include "error.h"
 #include "ir_util.h"
 #include "passes/passes.h"
@@ -52,6 +52,8 @@ bool isTorchbind(const ClassType& type) {
 
 class TreeCopy {
  public:
+  explicit TreeCopy(const jit::Module& original) : held_(heldStorages(original)) {}
+
   jit::Module copyModule(const jit::Module& original, const std::string& path) {
     const auto found = modules_.find(original._ivalue().get());
     if (found != modules_.end()) return found->second;
@@ -176,10 +178,7 @@ class TreeCopy {
 
   static bool isInsideTorch(const Node* node) {
     const auto place = node->sourceRange().file_line_col();
-    if (!place) return true;
-    const std::string& file = std::get<0>(*place);
-    return file.find("/torch/") != std::string::npos || file.rfind("torch/", 0) == 0 ||
-           file.rfind('<', 0) == 0;
+    return place ? isTorchFile(std::get<0>(*place)) : sourceLine(node).empty();
   }
 
   // Gives the chains of submodule reads the types of the new tree.
@@ -243,28 +242,28 @@ class TreeCopy {
     return copy;
   }
 
-  // Tensor attributes share their memory (own_state clones what a graph writes), but are tensors of
-  // their own, so that Module::to on the copy spares the original. Tensors in containers and
-  // objects, which hold state rather than weights, are cloned.
-  IValue copyValue(const IValue& value, bool inside = false) {
-    if (value.isTensor() && value.toTensor().defined()) return copyTensor(value.toTensor(), inside);
+  // Tensors share their memory (own_state clones what a graph writes), but are tensors of their own,
+  // so that Module::to on the copy spares the original. Storages that containers and objects
+  // hold are cloned, once each: they hold state rather than weights.
+  IValue copyValue(const IValue& value) {
+    if (value.isTensor() && value.toTensor().defined()) return copyTensor(value.toTensor());
     if (value.isList()) {
       auto copy = c10::impl::GenericList(remap(value.toList().elementType()));
-      for (const IValue& element : value.toListRef()) copy.push_back(copyValue(element, true));
+      for (const IValue& element : value.toListRef()) copy.push_back(copyValue(element));
       return copy;
     }
     if (value.isGenericDict()) {
       const auto dict = value.toGenericDict();
       auto copy = c10::impl::GenericDict(remap(dict.keyType()), remap(dict.valueType()));
       for (const auto& entry : dict) {
-        copy.insert(copyValue(entry.key(), true), copyValue(entry.value(), true));
+        copy.insert(copyValue(entry.key()), copyValue(entry.value()));
       }
       return copy;
     }
     if (value.isTuple()) {
       std::vector<IValue> elements;
       for (const IValue& element : value.toTupleRef().elements()) {
-        elements.push_back(copyValue(element, true));
+        elements.push_back(copyValue(element));
       }
       const auto type = remap(value.toTupleRef().type())->expect<c10::TupleType>();
       return c10::ivalue::Tuple::createNamed(std::move(elements), type);
@@ -273,14 +272,25 @@ class TreeCopy {
     return value;
   }
 
-  at::Tensor copyTensor(const at::Tensor& original, bool inside) {
-    const auto key = std::make_pair(original.unsafeGetTensorImpl(), inside);
-    const auto [found, is_new] = tensors_.emplace(key, at::Tensor());
-    if (is_new) {
-      const at::Tensor copy = inside ? original.detach().clone() : original.detach();
-      found->second = copy.requires_grad_(original.requires_grad());
+  at::Tensor copyTensor(const at::Tensor& original) {
+    const auto [found, is_new] = tensors_.emplace(original.unsafeGetTensorImpl(), at::Tensor());
+    if (!is_new) return found->second;
+    at::Tensor copy = original.detach();
+    if (original.has_storage()) {
+      c10::StorageImpl* storage = original.storage().unsafeGetStorageImpl();
+      if (held_.count(storage) != 0) copy = viewOfClone(copy, storage);
     }
+    found->second = copy.requires_grad_(original.requires_grad());
     return found->second;
+  }
+
+  at::Tensor viewOfClone(const at::Tensor& tensor, const c10::StorageImpl* storage) {
+    at::Tensor& clone = clones_[storage];
+    if (!clone.defined()) {
+      const auto elements = static_cast<int64_t>(storage->nbytes() / tensor.dtype().itemsize());
+      clone = tensor.as_strided({elements}, {1}, 0).clone();
+    }
+    return clone.as_strided(tensor.sizes(), tensor.strides(), tensor.storage_offset());
   }
 
   IValue copyObject(const IValue& value) {
@@ -291,7 +301,7 @@ class TreeCopy {
     auto copy = c10::ivalue::Object::create(c10::StrongTypePtr(unit_, type), type->numAttributes());
     objects_.emplace(original.get(), copy);
     for (size_t i = 0; i < type->numAttributes(); ++i) {
-      copy->setSlot(i, copyValue(original->getSlot(i), true));
+      copy->setSlot(i, copyValue(original->getSlot(i)));
     }
     return copy;
   }
@@ -300,14 +310,21 @@ class TreeCopy {
   // Keyed by identity and only looked up.
   std::unordered_map<const c10::ivalue::Object*, jit::Module> modules_;
   std::unordered_map<const c10::ivalue::Object*, c10::intrusive_ptr<c10::ivalue::Object>> objects_;
-  std::map<std::pair<const c10::TensorImpl*, bool>, at::Tensor> tensors_;
+  std::unordered_map<const c10::TensorImpl*, at::Tensor> tensors_;
+  std::unordered_map<const c10::StorageImpl*, at::Tensor> clones_;
+  std::set<c10::StorageImpl*> held_;
   std::unordered_map<const ClassType*, ClassTypePtr> classes_;
 };
 
 }  // namespace
 
 Program flatten(const jit::Module& original, const std::vector<std::string>& methods) {
-  TreeCopy tree;
+  if (!original.type()->getForwardHooks().empty() ||
+      !original.type()->getForwardPreHooks().empty()) {
+    throw UserError("the top module has forward hooks, which run outside of its methods. Wrap it "
+                    "in a module that calls it, and script that.");
+  }
+  TreeCopy tree(original);
   Program program;
   program.module = tree.copyModule(original, "");
   for (const std::string& name : methods) {

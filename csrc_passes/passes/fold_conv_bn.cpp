@@ -143,6 +143,7 @@ void foldUses(const WeightUses& uses, const Readers& readers, const jit::Module&
   const auto bias = constantTensor(first_conv->input(2), module);
   const auto bn = readBatchNorm(first_bn, module);
   if (!weight || !bn || (!bias && !isNone(first_conv->input(2)))) return;
+  if (bn->mean.numel() != weight->size(0)) return;  // unbatched: it normalizes another dimension
   const auto [folded_weight, folded_bias] = fold(*weight, bias, *bn);
 
   const auto attribute = attributePath(first_conv->input(1));

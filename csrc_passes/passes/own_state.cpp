@@ -63,12 +63,15 @@ void ownWrittenStorages(const jit::Module& module, const std::set<c10::StorageIm
 void ownState(Program& program) {
   const auto assigned = assignedPaths(program);
   const auto written = writtenStorages(program);
+  // Which element of a container a graph writes is not known.
+  auto changing = heldStorages(program.module);
+  changing.insert(written.begin(), written.end());
   for (Method& method : program.methods) {
     for (Node* node : allNodes(*method.graph)) {
       if (node->kind() != c10::prim::GetAttr) continue;
       const auto path = attributePath(node->output());
       const bool is_assigned = path && assigned.count(*path) != 0;
-      if (is_assigned || written.count(storageOf(node, program.module)) != 0) {
+      if (is_assigned || changing.count(storageOf(node, program.module)) != 0) {
         setMark(node, kMutableMark, 1);
       }
     }

@@ -39,9 +39,13 @@ void moveBelow(Program& program, Node* node, const OpRow& row, Value* quantized)
     moved->replaceInput(1, insertConstantBefore(node, *constantNumber(node->input(1))));
   }
   copyOrigin(moved, node)->insertBefore(node);
+  program.records[*mark(node, kOpMark)].reason = moved->kind().toQualString();
   Node* dequantize = graph.create(c10::aten::dequantize, {moved->output()});
   dequantize->insertAfter(node);
   carryObservation(program, node->output(), dequantize->output());
+  if (const auto qparams = qparamsOf(quantized, program)) {
+    program.moved.emplace(moved->output(), sharedQParams(node, *qparams));
+  }
   program.lowerings.push_back(
       {node, node->output(), moved->output(), nullptr, {node->input(row.data[0])}});
   node->output()->replaceAllUsesWith(dequantize->output());

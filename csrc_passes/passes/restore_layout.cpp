@@ -1,0 +1,76 @@
+// restore_layout: what depends on the memory layout reads contiguous tensors, as in the float model.
+//
+// Before, with a channels-last int8 convolution behind %d:
+//   %d = aten::dequantize(%q); %v = aten::view(%d, %sizes); return (%v, %d)
+// After:
+//   %d = aten::dequantize(%q); %c = aten::contiguous(%d, 0); %v = aten::view(%c, %sizes)
+//   %r = aten::contiguous(%d, 0); return (%v, %r)
+//
+// Needs:  fuse. Contiguous is free where the tensor is contiguous already.
+// Leaves: results of which calibration saw other ranks than 4 and 5. Tensors that an op writes in
+//         place, since contiguous may copy. A model that was run in channels-last returns contiguous
+//         tensors of the same values.
+
+#include <algorithm>
+
+#include "alias.h"
+#include "ir_util.h"
+#include "passes/passes.h"
+
+namespace jitquant {
+
+using jit::Node;
+using jit::Value;
+
+namespace {
+
+bool dependsOnLayout(const Node* node) {
+  const auto kind = node->kind();
+  return kind == c10::aten::view || kind == c10::aten::as_strided || kind == c10::aten::stride ||
+         kind == c10::aten::is_contiguous || kind == c10::aten::view_as;
+}
+
+// Whether it may be channels-last: dequantized, and not known to have another rank than 4 or 5.
+bool mayBeChannelsLast(const Value* value, const Program& program) {
+  if (value->node()->kind() != c10::aten::dequantize || !isTensor(value)) return false;
+  const auto found = program.observations.find(value);
+  if (found == program.observations.end() || found->second.shapes.empty()) return true;
+  const auto& shapes = found->second.shapes;
+  return std::any_of(shapes.begin(), shapes.end(), [](const std::vector<int64_t>& shape) {
+    return shape.size() == 4 || shape.size() == 5;
+  });
+}
+
+void readContiguous(Node* reader, size_t input) {
+  Value* value = reader->input(input);
+  Value* format =
+      insertConstantBefore(reader, static_cast<int64_t>(at::MemoryFormat::Contiguous));
+  Node* contiguous = reader->owningGraph()->create(c10::aten::contiguous, {value, format});
+  contiguous->setScope(reader->scope());
+  contiguous->insertBefore(reader);
+  reader->replaceInput(input, contiguous->output());
+}
+
+}  // namespace
+
+void restoreLayout(Program& program) {
+  for (Method& method : program.methods) {
+    const std::vector<Node*> nodes = allNodes(*method.graph);
+    const bool has_int8 = std::any_of(nodes.begin(), nodes.end(), [](const Node* node) {
+      return node->kind() == c10::aten::dequantize;
+    });
+    if (!has_int8) continue;
+    const auto aliases = aliasDb(method.graph, program.module);
+    for (Node* node : nodes) {
+      if (!dependsOnLayout(node) || !isTensor(node->input(0))) continue;
+      if (!aliases->hasWriters(node->input(0))) readContiguous(node, 0);
+    }
+    Node* results = method.graph->return_node();
+    for (size_t i = 0; i < results->inputs().size(); ++i) {
+      const Value* result = results->input(i);
+      if (mayBeChannelsLast(result, program) && !aliases->hasWriters(result)) readContiguous(results, i);
+    }
+  }
+}
+
+}  // namespace jitquant
