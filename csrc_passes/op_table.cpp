@@ -138,9 +138,8 @@ std::vector<OpRow> makeTable() {
       {"aten::avg_pool3d", Role::kAverages, first, dividesByWindow},
       {"aten::view", Role::kSharesInput, first, nullptr, secondIsList},
   };
-  for (const char* name :
-       {"aten::avg_pool1d",  "aten::adaptive_avg_pool1d",
-        "aten::adaptive_avg_pool2d", "aten::adaptive_avg_pool3d"}) {
+  for (const char* name : {"aten::avg_pool1d", "aten::adaptive_avg_pool1d",
+                           "aten::adaptive_avg_pool2d", "aten::adaptive_avg_pool3d"}) {
     rows.push_back({name, Role::kAverages, first});
   }
   for (const char* name : {"aten::relu6", "aten::hardtanh", "aten::clamp"}) {
@@ -148,8 +147,8 @@ std::vector<OpRow> makeTable() {
   }
   for (const char* name :
        {"aten::relu", "aten::max_pool1d", "aten::max_pool2d", "aten::max_pool3d", "aten::flatten",
-        "aten::reshape", "aten::permute", "aten::transpose", "aten::t",
-        "aten::squeeze", "aten::unsqueeze", "aten::contiguous", "aten::detach", "aten::slice"}) {
+        "aten::reshape", "aten::permute", "aten::transpose", "aten::t", "aten::squeeze",
+        "aten::unsqueeze", "aten::contiguous", "aten::detach", "aten::slice"}) {
     rows.push_back({name, Role::kSharesInput, first});
   }
   for (const char* name : {"aten::size", "aten::dim", "aten::len", "aten::numel"}) {

@@ -287,16 +287,19 @@ def _activations() -> Iterator[OpSample]:
                 (fused, follows) if follows else (fused,),
                 resizes=(0, -1) if host != "linear" else (0,),
             )
-    # After an op that cannot absorb it.
+    # After an op that cannot absorb it a relu moves values; the others stay float.
     for name, (row, function, parts, _) in _ACTIVATIONS.items():
-        yield OpSample(
-            row,
-            f"max_pool2d_{name}",
-            _unary(_after_max_pool(function), conv=_conv(nn.Conv2d, {"kernel_size": 3}), **parts),
-            IMAGES,
-            (*CONV, "aten::max_pool2d", row),
-            resizes=(0, -1),
-        )
+        if row == "aten::relu":
+            yield OpSample(
+                row,
+                f"max_pool2d_{name}",
+                _unary(
+                    _after_max_pool(function), conv=_conv(nn.Conv2d, {"kernel_size": 3}), **parts
+                ),
+                IMAGES,
+                (*CONV, "aten::max_pool2d", row),
+                resizes=(0, -1),
+            )
 
 
 def _composed(function: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:

@@ -34,6 +34,7 @@ CONVERT = [
     "lower",
     "verify",
     "fuse",
+    "restore_layout",
     "freeze",
     "fold_prepack",
     "strip_origins",
@@ -56,7 +57,8 @@ NEEDS = {
     "lower": ["propagate_dequantize"],
     "verify": ["lower"],
     "fuse": ["verify"],
-    "freeze": ["fuse"],
+    "restore_layout": ["fuse"],
+    "freeze": ["restore_layout"],
     "fold_prepack": ["freeze"],
 }
 

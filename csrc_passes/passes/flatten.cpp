@@ -242,8 +242,8 @@ class TreeCopy {
     return copy;
   }
 
-  // Tensors share their memory (own_state clones what a graph writes), but are tensors of their own,
-  // so that Module::to on the copy spares the original. Storages that containers and objects
+  // Tensors share their memory (own_state clones what a graph writes), but are tensors of their
+  // own, so that Module::to on the copy spares the original. Storages that containers and objects
   // hold are cloned, once each: they hold state rather than weights.
   IValue copyValue(const IValue& value) {
     if (value.isTensor() && value.toTensor().defined()) return copyTensor(value.toTensor());
@@ -321,8 +321,9 @@ class TreeCopy {
 Program flatten(const jit::Module& original, const std::vector<std::string>& methods) {
   if (!original.type()->getForwardHooks().empty() ||
       !original.type()->getForwardPreHooks().empty()) {
-    throw UserError("the top module has forward hooks, which run outside of its methods. Wrap it "
-                    "in a module that calls it, and script that.");
+    throw UserError(
+        "the top module has forward hooks, which run outside of its methods. Wrap it "
+        "in a module that calls it, and script that.");
   }
   TreeCopy tree(original);
   Program program;

@@ -160,8 +160,7 @@ class Folder {
       const auto dim = static_cast<int64_t>(i) - static_cast<int64_t>(stride.size());
       const int64_t kernel = weight.size(dim);
       Value* size = insert(c10::aten::size, {x, dim});
-      Value* span =
-          insert(c10::aten::add, {size, total.left[i] + total.right[i] - kernel});
+      Value* span = insert(c10::aten::add, {size, total.left[i] + total.right[i] - kernel});
       Value* steps = insert(c10::aten::floordiv, {span, stride[i]});
       Value* count = insert(c10::aten::add, {steps, int64_t{1}});
       output = insert(c10::aten::slice, {output, dim, int64_t{0}, count, int64_t{1}});

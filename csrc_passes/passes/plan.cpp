@@ -205,9 +205,8 @@ class Planner {
       entry.int8 = true;
       entry.reason = "int8";
     } else if (isCandidate(node)) {
-      entry.reason = findRow(node)->role == Role::kActivation
-                         ? "no int8 op before it can absorb it"
-                         : "it moves values between float ops";
+      entry.reason = findRow(node)->role == Role::kActivation ? "no int8 op before it can absorb it"
+                                                              : "it moves values between float ops";
     }
   }
 

@@ -1,4 +1,5 @@
-// restore_layout: what depends on the memory layout reads contiguous tensors, as in the float model.
+// restore_layout: what depends on the memory layout reads contiguous tensors, as in the float
+// model.
 //
 // Before, with a channels-last int8 convolution behind %d:
 //   %d = aten::dequantize(%q); %v = aten::view(%d, %sizes); return (%v, %d)
@@ -8,8 +9,8 @@
 //
 // Needs:  fuse. Contiguous is free where the tensor is contiguous already.
 // Leaves: results of which calibration saw other ranks than 4 and 5. Tensors that an op writes in
-//         place, since contiguous may copy. A model that was run in channels-last returns contiguous
-//         tensors of the same values.
+//         place, since contiguous may copy. A model that was run in channels-last returns
+//         contiguous tensors of the same values.
 
 #include <algorithm>
 
@@ -43,8 +44,7 @@ bool mayBeChannelsLast(const Value* value, const Program& program) {
 
 void readContiguous(Node* reader, size_t input) {
   Value* value = reader->input(input);
-  Value* format =
-      insertConstantBefore(reader, static_cast<int64_t>(at::MemoryFormat::Contiguous));
+  Value* format = insertConstantBefore(reader, static_cast<int64_t>(at::MemoryFormat::Contiguous));
   Node* contiguous = reader->owningGraph()->create(c10::aten::contiguous, {value, format});
   contiguous->setScope(reader->scope());
   contiguous->insertBefore(reader);
@@ -68,7 +68,8 @@ void restoreLayout(Program& program) {
     Node* results = method.graph->return_node();
     for (size_t i = 0; i < results->inputs().size(); ++i) {
       const Value* result = results->input(i);
-      if (mayBeChannelsLast(result, program) && !aliases->hasWriters(result)) readContiguous(results, i);
+      if (mayBeChannelsLast(result, program) && !aliases->hasWriters(result))
+        readContiguous(results, i);
     }
   }
 }

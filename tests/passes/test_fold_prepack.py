@@ -156,6 +156,7 @@ def test_graph_that_packs_nothing_stays() -> None:
               %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
               %1 : Tensor = quantized::sigmoid(%0, 0.00390625, 0)
               %2 : Tensor = aten::dequantize(%1)
-              return (%2)
+              %3 : Tensor = aten::contiguous(%2, 0)
+              return (%3)
         """,
     )

@@ -128,7 +128,6 @@ class WritesElements(nn.Module):
         return self.states[0] + self.named["a"]
 
 
-
 def test_written_elements_of_lists_and_dicts_are_cloned() -> None:
     model = scripted(WritesElements())
     prepared = prepare_jit(model, {"": FIXED})

@@ -341,7 +341,7 @@ class NoRow(nn.Module):
         (ComputedStride(), "aten::conv2d", "its geometry is computed at run time"),
         (Alpha(), "aten::add", "its alpha is not the constant 1"),
         (ComputedFactor(), "aten::mul", "its factor is computed at run time"),
-        (ZeroFactor(), "aten::mul", "its factor is zero or not finite"),
+        (ZeroFactor(), "aten::mul", "its factor is zero, or too small or large for a scale"),
         (ComputedTerm(), "aten::add", "its second operand is computed at run time"),
         (ComputedList(), "aten::cat", "its list is built at run time"),
         (SharedList(), "aten::cat", "its list has another user"),

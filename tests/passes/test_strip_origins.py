@@ -55,7 +55,8 @@ def test_module_paths_and_places_go() -> None:
               %13 : Tensor = aten::quantize_per_tensor(%x, %4, %5, %6), scope: body.0
               %14 : Tensor = quantized::sigmoid(%13, %7, %3), scope: body.0
               %15 : Tensor = aten::dequantize(%14)
-              return (%15)
+              %16 : Tensor = aten::contiguous(%15, %3)
+              return (%16)
         """,
         after="""
             graph(%self : __torch__.tests.passes.test_strip_origins.Branches,
@@ -78,7 +79,8 @@ def test_module_paths_and_places_go() -> None:
               %13 : Tensor = aten::quantize_per_tensor(%x, %4, %5, %6)
               %14 : Tensor = quantized::sigmoid(%13, %7, %3)
               %15 : Tensor = aten::dequantize(%14)
-              return (%15)
+              %16 : Tensor = aten::contiguous(%15, %3)
+              return (%16)
         """,
     )
 

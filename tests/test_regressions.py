@@ -1,0 +1,160 @@
+"""Models that once gave wrong numbers or crashed, each named for what it guards."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import jitquant
+from tests.models import sqnr
+
+
+def quantized(model: nn.Module, *inputs: Tensor) -> tuple[torch.jit.ScriptModule, float]:
+    """The int8 model (scripted) and its SQNR against float, in dB."""
+    scripted: Any = torch.jit.script(model.eval())
+    prepared = jitquant.prepare_jit(scripted, {"": jitquant.default_qconfig})
+    with torch.no_grad():
+        expected = scripted(*inputs)
+        prepared(*inputs)
+        converted = jitquant.convert_jit(prepared)
+        return converted, float(sqnr(expected, converted(*inputs)))
+
+
+class ClampsItsInput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x.clamp(-0.5, 0.5))
+        return y
+
+
+def test_clamp_that_nothing_absorbs_does_not_share_a_wide_range() -> None:
+    torch.manual_seed(0)
+    model, error = quantized(ClampsItsInput(), torch.randn(1, 3, 16, 16) * 50)
+    assert error >= 25.0
+    (clamp,) = jitquant.coverage(model).float
+    assert (clamp.op, clamp.reason) == ("aten::clamp", "no int8 op before it can absorb it")
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x) * self.factor
+        return y
+
+
+@pytest.mark.parametrize("factor", [1e-38, 1e-300, 1e40, 0.0])
+def test_factor_that_no_scale_can_hold_stays_float(factor: float) -> None:
+    model, _ = quantized(Scaled(factor), torch.randn(1, 3, 8, 8))
+    (mul,) = jitquant.coverage(model).float
+    assert mul.reason == "its factor is zero, or too small or large for a scale"
+
+
+def test_weights_below_the_smallest_scale_stay_float() -> None:
+    layer = nn.Linear(8, 8, bias=False)
+    layer.weight.data *= 1e-9
+    model, error = quantized(nn.Sequential(layer), torch.randn(4, 8))
+    assert error >= 25.0
+    assert jitquant.coverage(model).float[0].reason == "its weights are too small for int8"
+
+
+def test_activations_below_the_smallest_scale_stay_float() -> None:
+    layer = nn.Linear(8, 8, bias=False)
+    model, error = quantized(nn.Sequential(layer), torch.randn(4, 8) * 1e-9)
+    assert error >= 25.0
+    reason = "its values are all zero, or too small for int8"
+    assert jitquant.coverage(model).float[0].reason == reason
+
+
+class Divides(Scaled):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.avg_pool2d(self.conv(x), 3, divisor_override=1)
+
+
+def test_average_with_another_divisor_stays_float() -> None:
+    torch.manual_seed(0)
+    model, error = quantized(Divides(1.0), torch.randn(1, 3, 16, 16))
+    assert error >= 25.0
+    assert jitquant.coverage(model).float[0].reason == "its divisor is not the size of its window"
+
+
+def test_hooks_of_the_top_module_are_refused() -> None:
+    def triple(self: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        return output * 3
+
+    model = nn.Sequential(nn.Linear(2, 2)).eval()
+    model.register_forward_hook(triple)
+    with pytest.raises(jitquant.JitQuantError, match="the top module has forward hooks"):
+        jitquant.prepare_jit(torch.jit.script(model), {"": jitquant.default_qconfig})
+
+
+class Switched(nn.Module):
+    flag: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1 = nn.Linear(4, 4)
+        self.c2 = nn.Linear(4, 4)
+        self.flag = False
+
+    @torch.jit.export
+    def enable(self) -> None:
+        self.flag = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.c1(x) if self.flag else self.c2(x)
+        return y
+
+
+def test_ops_removed_at_convert_do_not_shift_the_records() -> None:
+    scripted: Any = torch.jit.script(Switched().eval())
+    prepared = jitquant.prepare_jit(scripted, {"": jitquant.default_qconfig, "c1": None})
+    prepared(torch.randn(3, 4))
+    found = {op.module: op for op in jitquant.coverage(jitquant.convert_jit(prepared)).ops}
+    assert found["c2"].int8
+    assert not found["c1"].int8
+    assert found["c1"].reason == "it was removed, since it can never run"
+
+
+class HoldsItsWeight(nn.Module):
+    ws: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.ws = [self.layer.weight.detach()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.ws[0].mul_(-1.0)
+        y: Tensor = self.layer(x)
+        return y
+
+
+def test_weight_that_a_list_also_holds_and_writes_stays_tied() -> None:
+    model = HoldsItsWeight().eval()
+    before = model.layer.weight.detach().clone()
+    scripted: Any = torch.jit.script(model)
+    prepared = jitquant.prepare_jit(scripted, {"": jitquant.default_qconfig})
+    x = torch.randn(3, 4)
+    first, second = prepared(x), prepared(x)
+    flipped = functional.linear(x, -before, model.layer.bias)
+    assert torch.allclose(first, flipped, atol=1e-5)
+    assert torch.allclose(second, functional.linear(x, before, model.layer.bias), atol=1e-5)
+    assert torch.equal(model.layer.weight, before)
+
+
+def test_model_of_optimize_for_inference_is_refused() -> None:
+    scripted: Any = torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval())
+    optimized = torch.jit.optimize_for_inference(scripted)
+    message = re.escape("Quantize the model from before that call.")
+    with pytest.raises(jitquant.JitQuantError, match=message):
+        jitquant.prepare_jit(optimized, {"": jitquant.default_qconfig})
