@@ -19,6 +19,8 @@ ROLES = {
     "fixed qparams": "The op's range is known, so its output is not observed.",
     "shares input": "The output has its input's qparams; a constant factor only changes the scale.",
     "averages": "Int8 in, int8 out, with the input's qparams.",
+    "activation": "Absorbed by the int8 op before it, by the saturation of its output where that is "
+    "exact; float where there is no such op.",
     "metadata": "Reads no values, so the tensor stays int8 on the way to it.",
 }
 
@@ -32,8 +34,7 @@ brought to these first: `_convolution`, `addmm`, `matmul` with a constant matrix
 in-place ops, dropout. BatchNorm after a convolution is folded into it. `.Scalar` means that the
 second operand is a number.
 
-A relu after an op that has a form with relu becomes that form. A relu6, hardtanh or clamp after
-a weighted or observed op is absorbed by the saturation of its output where that is exact.
+A relu after an op that has a form with relu becomes that form.
 """
 
 

@@ -149,6 +149,7 @@ def main() -> None:
 
     step("1. Load the float model")
     float_model = load_float_model(samples)
+    print("Its weights are random: look at errors and latencies, not at the classes it favours.")
     print(f"For BatchNorm statistics and calibration: {len(samples)} {CALIBRATION_SOURCE}.")
     print(f"For evaluation: {len(evaluation)} {EVALUATION_SOURCE}.")
 

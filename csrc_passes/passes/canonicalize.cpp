@@ -97,12 +97,12 @@ void checkNoPython(const Node* node) {
 
 // What torch.jit.optimize_for_inference leaves behind can neither be read as a float op nor saved.
 void checkPortable(const Node* node) {
-  const std::string ns = node->kind().ns().toUnqualString();
-  const auto constant =
-      node->kind() == c10::prim::Constant ? jit::toIValue(node->output()) : std::nullopt;
-  const bool is_mkldnn = constant && constant->isTensor() && constant->toTensor().is_mkldnn();
-  if (!is_mkldnn && ns.find("prepacked") == std::string::npos && ns != "mkldnn") return;
-  throw UserError("the model holds " + std::string(node->kind().toQualString()) +
+  const std::string kind = node->kind().toQualString();
+  const bool is_portable = kind.find("mkldnn") == std::string::npos &&
+                           kind.find("MKLDNN") == std::string::npos &&
+                           kind.find("prepacked") == std::string::npos;
+  if (is_portable) return;
+  throw UserError("the model holds " + kind +
                   ", which torch.jit.optimize_for_inference makes for one machine. Quantize the "
                   "model from before that call.");
 }
