@@ -19,8 +19,8 @@ ROLES = {
     "fixed qparams": "The op's range is known, so its output is not observed.",
     "shares input": "The output has its input's qparams; a constant factor only changes the scale.",
     "averages": "Int8 in, int8 out, with the input's qparams.",
-    "activation": "Absorbed by the int8 op before it, by the saturation of its output where that is "
-    "exact; float where there is no such op.",
+    "activation": "Absorbed by the int8 op before it, by the saturation of its output where "
+    "that is exact; float where there is no such op.",
     "metadata": "Reads no values, so the tensor stays int8 on the way to it.",
 }
 

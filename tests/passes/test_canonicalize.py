@@ -275,6 +275,9 @@ class AlwaysDrops(nn.Module):
 
 
 class BatchStatistics(nn.Module):
+    mean: Tensor
+    var: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(2))
