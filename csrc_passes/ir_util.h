@@ -14,7 +14,7 @@ namespace jitquant {
 // Every node of the graph, nested blocks included, in execution order.
 std::vector<jit::Node*> allNodes(jit::Graph& graph);
 
-// Replaces each listed op's uses by `value` and destroys it.
+// Lets the users of the node's output read `value`, and destroys the node.
 void replaceAndDestroy(jit::Node* node, jit::Value* value);
 
 // "layer1.0.conv1" for a value that reads a submodule or attribute of self; nullopt otherwise.

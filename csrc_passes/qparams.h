@@ -7,7 +7,7 @@
 
 namespace jitquant {
 
-// %q = aten::quantize_per_tensor(%value, ...) and %d = aten::dequantize(%q), after `after`.
+// %q = aten::quantize_per_tensor(%value, ...) and %d = aten::dequantize(%q), before `before`.
 struct QuantizePair {
   jit::Node* quantize;
   jit::Node* dequantize;
