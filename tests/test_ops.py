@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import jitquant
 from jitquant import _C
-from tests.op_samples import SAMPLES, OpSample
+from tests.samples import SAMPLES, OpSample
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The TorchScript type system doesn't support instance-level annotations:UserWarning",

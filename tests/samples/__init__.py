@@ -1,0 +1,15 @@
+"""One sample or more for every row of the op table: a small model whose int8 form is known."""
+
+from tests.samples import activations, arithmetic, convolutions, movers, normalizations, pools
+from tests.samples.base import OpSample
+
+__all__ = ["SAMPLES", "OpSample"]
+
+SAMPLES: list[OpSample] = [
+    *convolutions.SAMPLES,
+    *activations.SAMPLES,
+    *arithmetic.SAMPLES,
+    *pools.SAMPLES,
+    *movers.SAMPLES,
+    *normalizations.SAMPLES,
+]
