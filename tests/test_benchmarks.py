@@ -1,0 +1,29 @@
+"""The scripts in benchmarks/ run, and measure what they say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_int8_ops(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, "benchmarks/int8_ops.py", "relu6", "silu", "interpolate (nearest)"]
+    finished = subprocess.run(
+        [*command, "--repeats", "1", "--json", report],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = {line.split("  ")[0]: line.split() for line in finished.stdout.splitlines()}
+    assert lines["relu6"][1] == "0" and lines["relu6"][-1] == "yes"
+    assert lines["silu"][1:] == ["no", "kernel"]
+    results = json.loads(report.read_text())["results"]
+    assert [result["op"] for result in results].count("relu6") == 5
+    for result in results:
+        assert (result["op"] == "silu") == bool(result["error"])
+        assert result["error"] or (result["int8_us"] > 0 and result["float_us"] > 0)
+        assert result["steps"] == 0
