@@ -7,6 +7,7 @@
 #include <torch/csrc/jit/api/module.h>
 
 #include "error.h"
+#include "float_ops.h"
 #include "op_table.h"
 #include "pipeline.h"
 #include "targets/target.h"
@@ -83,7 +84,12 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("int8_op", &SupportedOp::int8_op)
       .def_readonly("relu_op", &SupportedOp::relu_op);
 
+  py::class_<FloatOp>(m, "FloatOp")
+      .def_readonly("op", &FloatOp::name)
+      .def_readonly("reason", &FloatOp::reason);
+
   m.def("supported_ops", &supportedOps);
+  m.def("float_ops", &floatOps);
   m.def(
       "prepare",
       [](const jit::Module& model, const std::vector<std::string>& methods, const Resolver& resolve,

@@ -1,4 +1,4 @@
-"""Writes `tutorials/supported_ops.md` from the op table of the extension.
+"""Writes `tutorials/supported_ops.md` from the tables of the extension.
 
     python tutorials/generate_supported_ops.py
 
@@ -24,14 +24,19 @@ ROLES = {
     "metadata": "Reads no values, so the tensor stays int8 on the way to it.",
 }
 
+FLOAT = """\
+Ops that stay float between dequantize and quantize, while their neighbours are int8. Times are
+those of `python benchmarks/int8_ops.py`."""
+
 HEADER = """\
 # Ops that become int8
 
-<!-- Written by tutorials/generate_supported_ops.py; change csrc_passes/op_table.cpp instead. -->
+<!-- Written by tutorials/generate_supported_ops.py; change csrc_passes/op_table.cpp or
+csrc_passes/float_ops.cpp instead. -->
 
-Every other op stays float, and `jitquant.coverage` says which ones those are and why. Spellings are
-brought to these first: `_convolution`, `addmm`, `matmul` with a constant matrix, `x @ w.t()`,
-in-place ops, dropout. BatchNorm after a convolution is folded into it. `.Scalar` means that the
+Every other op stays float, and `jitquant.coverage` says which ones those are and why; the last table
+has the reasons that are known beforehand. Spellings are brought to these first: `_convolution`,
+`addmm`, `matmul` with a constant matrix, `x @ w.t()`, in-place ops, dropout. BatchNorm after a convolution is folded into it. `.Scalar` means that the
 second operand is a number.
 
 A relu after an op that has a form with relu becomes that form.
@@ -47,7 +52,8 @@ def document() -> str:
     by_role: dict[str, list[_C.SupportedOp]] = {}
     for op in _C.supported_ops():
         by_role.setdefault(op.role, []).append(op)
-    return "\n".join([HEADER, *(_section(role, ops) for role, ops in by_role.items())])
+    sections = [_section(role, ops) for role, ops in by_role.items()]
+    return "\n".join([HEADER, *sections, _float_section()])
 
 
 def _section(role: str, ops: list[_C.SupportedOp]) -> str:
@@ -59,6 +65,15 @@ def _section(role: str, ops: list[_C.SupportedOp]) -> str:
         rows, headers = [row[:2] for row in rows], headers[:2]
     table = tabulate(rows, headers=headers, tablefmt="github")
     return f"## {role.capitalize()}\n\n{ROLES[role]}\n\n{table}\n"
+
+
+def _float_section() -> str:
+    ops_by_reason: dict[str, list[str]] = {}
+    for op in _C.float_ops():
+        ops_by_reason.setdefault(op.reason, []).append(_code(op.op))
+    rows = [(reason, ", ".join(ops)) for reason, ops in ops_by_reason.items()]
+    table = tabulate(rows, headers=["reason", "float op"], tablefmt="github")
+    return f"## Float\n\n{FLOAT}\n\n{table}\n"
 
 
 def _code(name: str) -> str:

@@ -4,7 +4,7 @@
 //   %c = aten::conv2d(%x, %w, ...)   int8; %x is observed, since the op reads it
 //   %r = aten::relu(%c)              absorbed by the convolution; %r is observed, %c is not
 //   %p = aten::max_pool2d(%r, ...)   int8; shares the qparams of %r
-//   %s = aten::softmax(%p, ...)      float: no int8 form of aten::softmax
+//   %s = aten::softmax(%p, ...)      float, for the reason in float_ops.cpp
 //
 // Needs:  canonicalize and fold_conv_bn; at convert also collect_observers, whose findings (an
 //         int64 value, a branch that never ran) make further ops float.
@@ -15,6 +15,7 @@
 #include <torch/csrc/jit/ir/alias_analysis.h>
 
 #include "alias.h"
+#include "float_ops.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 #include "targets/target.h"
@@ -73,7 +74,7 @@ class Planner {
 
   std::string whyFloat(const Node* node) const {
     const OpRow* row = findRow(node);
-    if (row == nullptr) return std::string("no int8 form of ") + node->kind().toQualString();
+    if (row == nullptr) return whyFloatOp(node);
     if (record(node).qconfig < 0) return "its qconfig is None";
     if (row->filter != nullptr) {
       std::string reason = row->filter(node, program_.module);

@@ -1,0 +1,76 @@
+#include "float_ops.h"
+
+namespace jitquant {
+
+namespace {
+
+// Measured by benchmarks/int8_ops.py: the kernel's time over that of dequantize, op, quantize, from
+// the best shape to the worst.
+std::string slower(const std::string& times) {
+  return "its int8 kernel takes " + times + " times as long as float between dequantize and quantize";
+}
+
+std::vector<FloatOp> makeFloatOps() {
+  const std::string no_gain = "its int8 kernel is not faster than float between dequantize and "
+                              "quantize";
+  const std::string ties = "values that round alike would change its indices";
+  const std::string no_kernel = "torch has no int8 kernel for it";
+  const std::string off_grid = "its constant may lie between the steps of its input";
+  const std::string look_up = "it copies rows of a float table, and torch's int8 form gives float";
+  const std::string dynamic = "torch's int8 form computes its scales at run time";
+  std::vector<FloatOp> ops{
+      {"aten::gelu", slower("1.3 to 1.6")},
+      {"aten::prelu", "its int8 kernel is wrong for more than one slope, and not faster"},
+      {"aten::softmax", no_gain},
+      {"aten::matmul", no_gain},
+      {"aten::mm", no_gain},
+      {"aten::bmm", no_gain},
+      {"aten::layer_norm", slower("1.0 to 1.4")},
+      {"aten::upsample_bilinear2d", slower("2.7 to 5.8")},
+      {"aten::grid_sampler", slower("2.4 to 2.7")},
+      {"aten::max", no_gain},
+      {"aten::min", no_gain},
+      {"aten::topk", ties},
+      {"aten::sort", ties},
+      {"aten::argsort", ties},
+      {"aten::argmax", ties},
+      {"aten::argmin", ties},
+      {"aten::masked_fill", off_grid},
+      {"aten::threshold", off_grid},
+      {"aten::std", no_gain},
+      {"aten::embedding", look_up},
+      {"aten::embedding_bag", look_up},
+      {"aten::lstm", dynamic},
+      {"aten::gru", dynamic},
+      {"aten::rnn_tanh", dynamic},
+      {"aten::rnn_relu", dynamic},
+  };
+  for (const char* name :
+       {"abs", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "amax", "amin",
+        "baddbmm", "cos", "cosine_similarity", "cumsum", "einsum", "erf", "exp", "glu",
+        "hardshrink", "linalg_vector_norm", "log", "log_sigmoid", "log_softmax", "logsumexp",
+        "max_pool2d_with_indices", "max_pool3d_with_indices", "maximum", "minimum", "mish", "neg",
+        "norm", "pow", "prod", "reciprocal", "rsqrt", "scaled_dot_product_attention", "silu", "sin",
+        "softplus", "softshrink", "sqrt", "sum", "upsample_bicubic2d", "upsample_linear1d",
+        "upsample_nearest1d", "upsample_trilinear3d", "var", "where"}) {
+    ops.push_back({std::string("aten::") + name, no_kernel});
+  }
+  return ops;
+}
+
+}  // namespace
+
+const std::vector<FloatOp>& floatOps() {
+  static const auto* const ops = new std::vector<FloatOp>(makeFloatOps());
+  return *ops;
+}
+
+std::string whyFloatOp(const jit::Node* node) {
+  const std::string kind = node->kind().toQualString();
+  for (const FloatOp& op : floatOps()) {
+    if (op.name == kind) return op.reason;
+  }
+  return "no int8 form of " + kind;
+}
+
+}  // namespace jitquant

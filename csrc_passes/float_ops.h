@@ -1,0 +1,22 @@
+#pragma once
+// Ops that stay float although an int8 form might be expected, and why. Read by plan and by the
+// generated documentation. Ops with neither a row here nor in the op table have no int8 form.
+
+#include <string>
+#include <vector>
+
+#include "op_table.h"
+
+namespace jitquant {
+
+struct FloatOp {
+  std::string name;    // "aten::softmax"
+  std::string reason;  // in words, "its int8 kernel ..."
+};
+
+const std::vector<FloatOp>& floatOps();
+
+// Why an op without a row in the op table stays float.
+std::string whyFloatOp(const jit::Node* node);
+
+}  // namespace jitquant
