@@ -7,12 +7,14 @@ namespace {
 // Measured by benchmarks/int8_ops.py: the kernel's time over that of dequantize, op, quantize, from
 // the best shape to the worst.
 std::string slower(const std::string& times) {
-  return "its int8 kernel takes " + times + " times as long as float between dequantize and quantize";
+  return "its int8 kernel takes " + times +
+         " times as long as float between dequantize and quantize";
 }
 
 std::vector<FloatOp> makeFloatOps() {
-  const std::string no_gain = "its int8 kernel is not faster than float between dequantize and "
-                              "quantize";
+  const std::string no_gain =
+      "its int8 kernel is not faster than float between dequantize and "
+      "quantize";
   const std::string ties = "values that round alike would change its indices";
   const std::string no_kernel = "torch has no int8 kernel for it";
   const std::string off_grid = "its constant may lie between the steps of its input";
@@ -45,14 +47,50 @@ std::vector<FloatOp> makeFloatOps() {
       {"aten::rnn_tanh", dynamic},
       {"aten::rnn_relu", dynamic},
   };
-  for (const char* name :
-       {"abs", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "amax", "amin",
-        "baddbmm", "cos", "cosine_similarity", "cumsum", "einsum", "erf", "exp", "glu",
-        "hardshrink", "linalg_vector_norm", "log", "log_sigmoid", "log_softmax", "logsumexp",
-        "max_pool2d_with_indices", "max_pool3d_with_indices", "maximum", "minimum", "mish", "neg",
-        "norm", "pow", "prod", "reciprocal", "rsqrt", "scaled_dot_product_attention", "silu", "sin",
-        "softplus", "softshrink", "sqrt", "sum", "upsample_bicubic2d", "upsample_linear1d",
-        "upsample_nearest1d", "upsample_trilinear3d", "var", "where"}) {
+  for (const char* name : {"abs",
+                           "adaptive_max_pool1d",
+                           "adaptive_max_pool2d",
+                           "adaptive_max_pool3d",
+                           "amax",
+                           "amin",
+                           "baddbmm",
+                           "cos",
+                           "cosine_similarity",
+                           "cumsum",
+                           "einsum",
+                           "erf",
+                           "exp",
+                           "glu",
+                           "hardshrink",
+                           "linalg_vector_norm",
+                           "log",
+                           "log_sigmoid",
+                           "log_softmax",
+                           "logsumexp",
+                           "max_pool2d_with_indices",
+                           "max_pool3d_with_indices",
+                           "maximum",
+                           "minimum",
+                           "mish",
+                           "neg",
+                           "norm",
+                           "pow",
+                           "prod",
+                           "reciprocal",
+                           "rsqrt",
+                           "scaled_dot_product_attention",
+                           "silu",
+                           "sin",
+                           "softplus",
+                           "softshrink",
+                           "sqrt",
+                           "sum",
+                           "upsample_bicubic2d",
+                           "upsample_linear1d",
+                           "upsample_nearest1d",
+                           "upsample_trilinear3d",
+                           "var",
+                           "where"}) {
     ops.push_back({std::string("aten::") + name, no_kernel});
   }
   return ops;
