@@ -105,7 +105,7 @@ def test_channels_last_survives_the_float_op(name: str) -> None:
     """The second convolution would copy a contiguous tensor."""
     inputs = (torch.randn(2, 4, 8, 8),)
     model = quantize(between(FUNCTIONS[name][0]), inputs).int8
-    graph = model.graph.copy()
+    graph: Any = model.graph.copy()
     _, second = graph.findAllNodes("quantized::conv2d")
     graph.eraseOutput(0)
     graph.registerOutput(second.inputsAt(0))
