@@ -21,6 +21,7 @@ std::vector<FloatOp> makeFloatOps() {
   const std::string look_up = "it copies rows of a float table, and torch's int8 form gives float";
   const std::string dynamic = "torch's int8 form computes its scales at run time";
   std::vector<FloatOp> ops{
+      {"aten::sigmoid", slower("up to 1.6")},
       {"aten::gelu", slower("1.3 to 1.6")},
       {"aten::prelu", "its int8 kernel is wrong for more than one slope, and not faster"},
       {"aten::softmax", no_gain},

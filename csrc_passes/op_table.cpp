@@ -91,8 +91,26 @@ std::string hasConstantStatistics(const Node* node, const jit::Module& module) {
   return "";
 }
 
+std::string slopeIsConstant(const Node* node, const jit::Module&) {
+  for (const Value* input : node->inputs().slice(1)) {
+    if (!constantNumber(input)) return "its slope is computed at run time";
+  }
+  return "";
+}
+
+// group_norm and instance_norm.
+std::string hasConstantAffine(const Node* node, const jit::Module& module) {
+  const size_t first = node->kind() == c10::aten::group_norm ? 2 : 1;
+  for (const size_t i : {first, first + 1}) {
+    if (!isNone(node->input(i)) && !constantTensor(node->input(i), module)) {
+      return "its weight is computed at run time";
+    }
+  }
+  return "";
+}
+
 std::string boundsAreConstant(const Node* node, const jit::Module&) {
-  return activationBounds(node) ? "" : "its bounds are not two constants";
+  return activationBounds(node) ? "" : "its bounds are not constants";
 }
 
 std::string dividesByWindow(const Node* node, const jit::Module&) {
@@ -130,7 +148,10 @@ std::vector<OpRow> makeTable() {
       {"aten::cat", Role::kObserved, first, listIsBuiltForIt},
       {"aten::batch_norm", Role::kObserved, first, hasConstantStatistics},
       {"aten::hardswish", Role::kObserved, first},
-      {"aten::sigmoid", Role::kFixedQParams, first, nullptr, nullptr, 1.0 / 256, 0},
+      {"aten::leaky_relu", Role::kObserved, first, slopeIsConstant},
+      {"aten::elu", Role::kObserved, first, slopeIsConstant},
+      {"aten::group_norm", Role::kObserved, first, hasConstantAffine},
+      {"aten::instance_norm", Role::kObserved, first, hasConstantAffine},
       {"aten::hardsigmoid", Role::kFixedQParams, first, nullptr, nullptr, 1.0 / 256, 0},
       {"aten::tanh", Role::kFixedQParams, first, nullptr, nullptr, 2.0 / 256, 128},
       {"aten::mean", Role::kAverages, first, keepsDtype},
@@ -142,13 +163,16 @@ std::vector<OpRow> makeTable() {
                            "aten::adaptive_avg_pool2d", "aten::adaptive_avg_pool3d"}) {
     rows.push_back({name, Role::kAverages, first});
   }
-  for (const char* name : {"aten::relu6", "aten::hardtanh", "aten::clamp"}) {
+  for (const char* name :
+       {"aten::relu6", "aten::hardtanh", "aten::clamp", "aten::clamp_min", "aten::clamp_max"}) {
     rows.push_back({name, Role::kActivation, first, boundsAreConstant});
   }
   for (const char* name :
        {"aten::relu", "aten::max_pool1d", "aten::max_pool2d", "aten::max_pool3d", "aten::flatten",
         "aten::reshape", "aten::permute", "aten::transpose", "aten::t", "aten::squeeze",
-        "aten::unsqueeze", "aten::contiguous", "aten::detach", "aten::slice"}) {
+        "aten::unsqueeze", "aten::contiguous", "aten::detach", "aten::slice",
+        "aten::upsample_nearest2d", "aten::upsample_nearest3d", "aten::_upsample_nearest_exact2d",
+        "aten::_upsample_nearest_exact3d"}) {
     rows.push_back({name, Role::kSharesInput, first});
   }
   for (const char* name : {"aten::size", "aten::dim", "aten::len", "aten::numel"}) {
@@ -222,11 +246,26 @@ std::vector<Value*> dataInputs(const Node* node, const OpRow& row) {
 std::optional<std::pair<double, double>> activationBounds(const Node* node) {
   if (node->kind() == c10::aten::relu) return {{0.0, std::numeric_limits<double>::infinity()}};
   if (node->kind() == c10::aten::relu6) return {{0.0, 6.0}};
-  if (node->kind() != c10::aten::hardtanh && node->kind() != c10::aten::clamp) return std::nullopt;
-  const auto low = constantNumber(node->input(1));
-  const auto high = constantNumber(node->input(2));
+  const auto kind = node->kind();
+  const bool from_above = kind == c10::aten::clamp_max;
+  if (kind != c10::aten::hardtanh && kind != c10::aten::clamp && kind != c10::aten::clamp_min &&
+      !from_above) {
+    return std::nullopt;
+  }
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const auto bound = [&](size_t index, double otherwise) -> std::optional<double> {
+    if (index >= node->inputs().size() || isNone(node->input(index))) return otherwise;
+    return constantNumber(node->input(index));
+  };
+  const auto low = from_above ? -kInfinity : bound(1, -kInfinity);
+  const auto high = bound(from_above ? 1 : 2, kInfinity);
   if (!low || !high || !(*low <= *high)) return std::nullopt;
   return {{*low, *high}};
+}
+
+bool isRelu(const Node* activation) {
+  const auto bounds = activationBounds(activation);
+  return bounds && bounds->first == 0.0 && std::isinf(bounds->second);
 }
 
 QParams sharedQParams(const Node* node, const QParams& input) {

@@ -44,8 +44,10 @@ const OpRow* findRow(const jit::Node* node);
 // The tensors that a node reads as quantized data; the elements of a list operand.
 std::vector<jit::Value*> dataInputs(const jit::Node* node, const OpRow& row);
 
-// [lowest, highest] of relu, relu6, hardtanh, clamp with constant bounds.
+// [lowest, highest] of relu, relu6, hardtanh, clamp with constant bounds; may be infinite.
 std::optional<std::pair<double, double>> activationBounds(const jit::Node* node);
+// Whether an activation is relu, in whatever spelling.
+bool isRelu(const jit::Node* activation);
 
 // qparams of the output of a kSharesInput op.
 QParams sharedQParams(const jit::Node* node, const QParams& input);

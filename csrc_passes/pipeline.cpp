@@ -63,7 +63,8 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
   pipeline.run("functionalize", {"own_state"}, functionalize);
   pipeline.run("canonicalize", {"fold_attributes"}, canonicalize);
   pipeline.run("canonicalize_linear", {"functionalize"}, canonicalizeLinear);
-  pipeline.run("fold_conv_bn", {"canonicalize"}, foldConvBn);
+  pipeline.run("simplify", {"canonicalize", "functionalize"}, simplify);
+  pipeline.run("fold_conv_bn", {"simplify"}, foldConvBn);
 }
 
 // The last step of every way through: only what the result needs moves into a fresh unit.

@@ -75,6 +75,12 @@ QuantizePair insertQuantizePair(Value* value, const QParams& qparams, Node* befo
   return {quantize, dequantize};
 }
 
+// The argument of that name; otherwise int8 ops take output scale and zero point last.
+static size_t outputScaleIndex(const Node* node) {
+  const auto named = node->schema().argumentIndexWithName("output_scale");
+  return named ? static_cast<size_t>(*named) : node->inputs().size() - 2;
+}
+
 std::optional<QParams> staticQParams(const Value* quantized) {
   const Node* node = quantized->node();
   size_t scale_index = 1;
@@ -88,7 +94,7 @@ std::optional<QParams> staticQParams(const Value* quantized) {
   }
   if (node->kind() != c10::aten::quantize_per_tensor) {
     if (node->inputs().size() < 3) return std::nullopt;
-    scale_index = node->inputs().size() - 2;  // int8 ops take output scale and zero point last
+    scale_index = outputScaleIndex(node);
   }
   const auto scale = jit::toIValue(node->input(scale_index));
   const auto zero_point = jit::toIValue(node->input(scale_index + 1));

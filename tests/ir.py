@@ -28,6 +28,7 @@ PREPARE_PASSES = [
     "functionalize",
     "canonicalize",
     "canonicalize_linear",
+    "simplify",
     "fold_conv_bn",
     "fold_pad",
     "plan",

@@ -18,6 +18,7 @@ from tests.samples import SAMPLES, OpSample
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The TorchScript type system doesn't support instance-level annotations:UserWarning",
     "ignore:Using padding='same' with even kernel lengths:UserWarning",
+    "ignore:Converting a tensor to a Python boolean:torch.jit.TracerWarning",
 )
 
 Mode = Literal["scripted", "traced"]

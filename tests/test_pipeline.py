@@ -16,6 +16,7 @@ NORMAL_FORM = [
     "functionalize",
     "canonicalize",
     "canonicalize_linear",
+    "simplify",
     "fold_conv_bn",
 ]
 PREPARE = [*NORMAL_FORM, "fold_pad", "plan", "insert_observers"]
@@ -47,7 +48,8 @@ NEEDS = {
     "functionalize": ["own_state"],
     "canonicalize": ["fold_attributes"],
     "canonicalize_linear": ["fold_attributes", "functionalize"],
-    "fold_conv_bn": ["canonicalize"],
+    "simplify": ["canonicalize", "functionalize"],
+    "fold_conv_bn": ["canonicalize", "simplify"],
     "fold_pad": ["canonicalize", "fold_conv_bn"],
     "plan": ["own_state"],
     "insert_observers": ["plan"],

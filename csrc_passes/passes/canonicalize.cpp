@@ -123,8 +123,8 @@ void canonicalizeNode(Node* node, const jit::Module& module) {
     rewriteConvolution(node);
   } else if (isConvolutionWithStringPadding(node)) {
     rewriteStringPadding(node, module);
-  } else if (node->kind() == c10::aten::batch_norm) {
-    // Without running statistics it normalizes by the batch's own, in eval mode too.
+  } else if (node->kind() == c10::aten::batch_norm || node->kind() == c10::aten::instance_norm) {
+    // Without running statistics it normalizes by the input's own, in eval mode too.
     if (!isNone(node->input(3))) checkEvalMode(node, 5);
   } else if (std::find(kDropouts->begin(), kDropouts->end(), node->kind()) != kDropouts->end()) {
     checkEvalMode(node, 2);

@@ -52,7 +52,7 @@ class Lowerer {
     const Int8Row& int8 = *program_.target->find(row);
 
     jit::Graph& graph = *method_.graph;
-    const bool relu = activation != nullptr && activation->kind() == c10::aten::relu;
+    const bool relu = activation != nullptr && !int8.relu_op.empty() && isRelu(activation);
     const std::string kind = relu ? int8.relu_op : int8.op.substr(0, int8.op.find('.'));
     Node* lowered = graph.create(c10::Symbol::fromQualString(kind));
     copyOrigin(lowered, op)->insertBefore(quantize);
@@ -60,10 +60,14 @@ class Lowerer {
     const std::vector<size_t> args = int8.args.empty() ? allInputs(op) : int8.args;
     for (const size_t i : args) lowered->addInput(argument(op, row, i, lowered, lowering));
     if (!int8.prepack.empty()) lowered->addInput(packedParams(op, int8, lowered));
+    for (const at::IValue& constant : int8.constants) {
+      lowered->addInput(insertConstantBefore(lowered, constant));
+    }
     if (int8.takes_qparams) {
       lowered->addInput(quantize->input(1));
       lowered->addInput(quantize->input(2));
     }
+    for (const size_t i : int8.late_args) lowered->addInput(op->input(i));
     Value* output = lowered->output();
     if (activation != nullptr && !relu && !saturates(*activation, quantize)) {
       output = int8Activation(activation, output, quantize);
@@ -136,9 +140,19 @@ class Lowerer {
   }
 
   static Value* int8Activation(Node* activation, Value* input, Node* before) {
-    Node* clamp = activation->owningGraph()->create(activation->kind());
+    const bool one_bound =
+        activation->kind() == c10::aten::clamp_min || activation->kind() == c10::aten::clamp_max;
+    // Quantized tensors have no clamp_min and clamp_max.
+    Node* clamp =
+        activation->owningGraph()->create(one_bound ? c10::aten::clamp : activation->kind());
     clamp->addInput(input);
+    if (activation->kind() == c10::aten::clamp_max) {
+      clamp->addInput(insertConstantBefore(before, at::IValue()));
+    }
     for (size_t i = 1; i < activation->inputs().size(); ++i) clamp->addInput(activation->input(i));
+    if (activation->kind() == c10::aten::clamp_min) {
+      clamp->addInput(insertConstantBefore(before, at::IValue()));
+    }
     copyOrigin(clamp, activation)->insertBefore(before);
     return clamp->output();
   }

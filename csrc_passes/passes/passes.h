@@ -17,6 +17,7 @@ void ownState(Program& program);
 void functionalize(Program& program);
 void canonicalize(Program& program);
 void canonicalizeLinear(Program& program);
+void simplify(Program& program);
 void foldPad(Program& program);
 void foldConvBn(Program& program);
 void plan(Program& program);

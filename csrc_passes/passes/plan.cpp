@@ -130,6 +130,8 @@ class Planner {
   }
 
   std::string problemOf(Node* node) const {
+    std::string slow = slowShapeOf(node);
+    if (!slow.empty()) return slow;
     for (Value* value : dataInputs(node, *findRow(node))) {
       Value* source = root(value);
       if (findRowOfCompute(source) == Role::kFixedQParams) continue;
@@ -139,6 +141,18 @@ class Planner {
     const Node* activation = absorbable(node);
     if (activation != nullptr && isObserved(activation->output())) return "";
     return problemAt(activation != nullptr ? activation->output() : node->output());
+  }
+
+  std::string slowShapeOf(const Node* node) const {
+    const OpRow& row = *findRow(node);
+    const ShapeFilter slow_shape = program_.target->find(row)->slow_shape;
+    const auto found = program_.observations.find(node->input(row.data[0]));
+    if (slow_shape == nullptr || found == program_.observations.end()) return "";
+    for (const std::vector<int64_t>& shape : found->second.shapes) {
+      std::string reason = slow_shape(node, shape);
+      if (!reason.empty()) return reason;
+    }
+    return "";
   }
 
   std::optional<Role> findRowOfCompute(const Value* value) const {

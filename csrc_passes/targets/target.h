@@ -9,18 +9,24 @@
 
 namespace jitquant {
 
+using ShapeFilter = std::string (*)(const jit::Node*, const std::vector<int64_t>& shape);
+
 // How one row of the op table is spelled in int8.
 struct Int8Row {
-  std::string row;      // OpRow::name
-  std::string op;       // the int8 op; may be the float op, where that takes quantized tensors
-  std::string relu_op;  // the same with a fused relu, "" if there is none
-  std::string prepack;  // the op that packs weight and bias, "" if there are none
-  std::vector<size_t> prepack_args;  // inputs of the float op that it takes
-  std::vector<size_t> args;          // inputs of the float op that the int8 op takes
-  bool takes_qparams = false;        // output scale and zero point come last
+  std::string row;           // OpRow::name
+  std::string op;            // the int8 op; may be the float op, where that takes quantized tensors
+  std::string relu_op = {};  // the same with a fused relu, "" if there is none
+  std::string prepack = {};  // the op that packs weight and bias, "" if there are none
+  std::vector<size_t> prepack_args = {};  // inputs of the float op that it takes
+  std::vector<size_t> args = {};          // inputs of the float op that the int8 op takes
+  bool takes_qparams = false;             // output scale and zero point come behind the args
   // Why stock kernels should not run this very node, or "".
   OpRow::Filter unfit = nullptr;
   int64_t tolerance = 1;  // most steps between the int8 op and dequantize-op-quantize
+  std::vector<at::IValue> constants = {};  // further arguments between the args and the qparams
+  std::vector<size_t> late_args = {};      // inputs of the float op that come behind the qparams
+  // Why the int8 op should not run on this shape of its first input, or "". Asked at convert.
+  ShapeFilter slow_shape = nullptr;
 };
 
 struct Target {

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tests.ir import (
     assert_change,
@@ -146,7 +147,7 @@ def test_nothing_is_packed_in_a_branch_when_the_model_runs() -> None:
 def test_graph_that_packs_nothing_stays() -> None:
     class Sigmoid(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x.sigmoid()
+            return functional.hardsigmoid(x)
 
     change = before_and_after("fold_prepack", scripted(Sigmoid()), sample(1, 1))
     assert_unchanged(
@@ -154,7 +155,7 @@ def test_graph_that_packs_nothing_stays() -> None:
         """
             graph(self, %x : Tensor):
               %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
-              %1 : Tensor = quantized::sigmoid(%0, 0.00390625, 0)
+              %1 : Tensor = aten::hardsigmoid(%0)
               %2 : Tensor = aten::dequantize(%1)
               %3 : Tensor = aten::contiguous(%2, 0)
               return (%3)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from jitquant import QConfig, default_qconfig, prepare_jit
 from tests.ir import (
@@ -78,7 +79,7 @@ def test_averages_get_a_recorder_of_shapes() -> None:
     class Pools(LinearRelu):
         def forward(self, x: Tensor) -> Tensor:
             y: Tensor = self.linear(x)
-            return y.sigmoid().mean([0])
+            return functional.hardsigmoid(y).mean([0])
 
     change = before_and_after("insert_observers", scripted(Pools()))
     assert_change(
@@ -86,7 +87,7 @@ def test_averages_get_a_recorder_of_shapes() -> None:
         before="""
             graph(self, %x : Tensor):
               %0 : Tensor = aten::linear(%x, self.linear.weight, self.linear.bias)
-              %1 : Tensor = aten::sigmoid(%0)
+              %1 : Tensor = aten::hardsigmoid(%0)
               %2 : Tensor = aten::mean(%1, [0], False, None)
               return (%2)
         """,
@@ -95,7 +96,7 @@ def test_averages_get_a_recorder_of_shapes() -> None:
               %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
               %1 : Tensor = aten::linear(%0, self.linear.weight, self.linear.bias)
               %2 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %1)
-              %3 : Tensor = aten::sigmoid(%2)
+              %3 : Tensor = aten::hardsigmoid(%2)
               %4 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_2, %3)
               %5 : Tensor = aten::mean(%4, [0], False, None)
               return (%5)

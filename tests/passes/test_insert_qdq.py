@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from jitquant import JitQuantError, convert_jit, default_qconfig, prepare_jit
 from tests.ir import (
@@ -99,11 +100,11 @@ def test_float_reader_of_a_float_value_reads_it_unrounded() -> None:
 
 class Known(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x.sigmoid().mul(-2.0)
+        return functional.hardsigmoid(x).mul(-2.0)
 
 
 def test_op_of_known_range_has_its_own_qparams() -> None:
-    """1/256 and 0 for sigmoid, mirrored by the negative factor only once it is int8."""
+    """1/256 and 0 for hardsigmoid, mirrored by the negative factor only once it is int8."""
     change = before_and_after("insert_qdq", scripted(Known()), sample(1, 2))
     assert_text(
         change.after,
@@ -111,7 +112,7 @@ def test_op_of_known_range_has_its_own_qparams() -> None:
             graph(self, %x : Tensor):
               %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
               %1 : Tensor = aten::dequantize(%0)
-              %2 : Tensor = aten::sigmoid(%1)
+              %2 : Tensor = aten::hardsigmoid(%1)
               %3 : Tensor = aten::quantize_per_tensor(%2, 0.00390625, 0, 13)
               %4 : Tensor = aten::dequantize(%3)
               %5 : Tensor = aten::mul(%4, -2.0)

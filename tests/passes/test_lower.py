@@ -131,7 +131,7 @@ def test_bounds_outside_the_range_are_left_to_saturation() -> None:
 
 class AddsNumber(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x.sigmoid() + -0.75
+        return functional.hardsigmoid(x) + -0.75
 
 
 def test_number_becomes_a_quantized_tensor_without_rounding_error() -> None:
@@ -144,8 +144,8 @@ def test_number_becomes_a_quantized_tensor_without_rounding_error() -> None:
             graph(self, %x : Tensor):
               %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
               %1 : Tensor = aten::dequantize(%0)
-              %2 : Tensor = aten::sigmoid(%1)
-              %3 : Tensor = quantized::sigmoid(%0, 0.00390625, 0)
+              %2 : Tensor = aten::hardsigmoid(%1)
+              %3 : Tensor = aten::hardsigmoid(%0)
               %4 : Tensor = aten::quantize_per_tensor(%2, 0.00390625, 0, 13)
               %5 : Tensor = aten::dequantize(%3)
               %6 : Tensor = aten::add(%5, -0.75, 1)
@@ -161,7 +161,7 @@ def test_number_becomes_a_quantized_tensor_without_rounding_error() -> None:
 
 class Cats(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x.sigmoid(), x.tanh()], 1)
+        return torch.cat([functional.hardsigmoid(x), x.tanh()], 1)
 
 
 def test_list_operand_becomes_a_list_of_int8_values() -> None:
@@ -173,8 +173,8 @@ def test_list_operand_becomes_a_list_of_int8_values() -> None:
             graph(self, %x : Tensor):
               %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
               %1 : Tensor = aten::dequantize(%0)
-              %2 : Tensor = aten::sigmoid(%1)
-              %3 : Tensor = quantized::sigmoid(%0, 0.00390625, 0)
+              %2 : Tensor = aten::hardsigmoid(%1)
+              %3 : Tensor = aten::hardsigmoid(%0)
               %4 : Tensor = aten::quantize_per_tensor(%2, 0.00390625, 0, 13)
               %5 : Tensor = aten::dequantize(%3)
               %6 : Tensor = aten::tanh(%1)

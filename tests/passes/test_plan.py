@@ -182,7 +182,7 @@ class ConvOpenClamp(Conv):
         return result
 
 
-def test_clamp_with_one_bound_is_not_absorbed() -> None:
+def test_clamp_with_one_bound_is_absorbed() -> None:
     change = before_and_after("insert_observers", scripted(ConvOpenClamp()))
     assert_text(
         change.after,
@@ -190,20 +190,20 @@ def test_clamp_with_one_bound_is_not_absorbed() -> None:
             graph(self, %x : Tensor):
               %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
               %1 : Tensor = aten::conv2d(%0, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
-              %2 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %1)
-              %3 : Tensor = aten::clamp(%2, 0.0, None)
+              %2 : Tensor = aten::clamp(%1, 0.0, None)
+              %3 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %2)
               return (%3)
         """,
     )
     assert reasons(change.model) == [
         ("aten::conv2d", "int8"),
-        ("aten::clamp", "its bounds are not two constants"),
+        ("aten::clamp", "absorbed by aten::conv2d"),
     ]
 
 
 class SigmoidRelu(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x.sigmoid().relu()
+        return functional.hardsigmoid(x).relu()
 
 
 def test_op_of_known_range_absorbs_nothing_and_its_output_is_not_observed() -> None:
@@ -213,13 +213,13 @@ def test_op_of_known_range_absorbs_nothing_and_its_output_is_not_observed() -> N
         """
             graph(self, %x : Tensor):
               %0 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_0, %x)
-              %1 : Tensor = aten::sigmoid(%0)
+              %1 : Tensor = aten::hardsigmoid(%0)
               %2 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %1)
               %3 : Tensor = aten::relu(%2)
               return (%3)
         """,
     )
-    assert reasons(change.model) == [("aten::sigmoid", "int8"), ("aten::relu", "int8")]
+    assert reasons(change.model) == [("aten::hardsigmoid", "int8"), ("aten::relu", "int8")]
     assert change.model.jitquant_observer_0.original_name == "FixedQParamsObserver"
     assert change.model.jitquant_observer_1.original_name == "ShapeRecorder"
 

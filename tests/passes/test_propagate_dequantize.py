@@ -70,7 +70,7 @@ def test_dequantize_moves_past_pool_view_and_size() -> None:
 
 class Mirrors(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x.sigmoid().mul(-2.0)
+        return functional.hardsigmoid(x).mul(-2.0)
 
 
 def test_constant_factor_moves_into_the_qparams() -> None:
@@ -82,7 +82,7 @@ def test_constant_factor_moves_into_the_qparams() -> None:
             graph(self, %x : Tensor):
               %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
               %1 : Tensor = aten::dequantize(%0)
-              %2 : Tensor = aten::sigmoid(%1)
+              %2 : Tensor = aten::hardsigmoid(%1)
               %3 : Tensor = aten::quantize_per_tensor(%2, 0.00390625, 0, 13)
               %4 : Tensor = aten::dequantize(%3)
               %5 : Tensor = aten::mul(%4, -2.0)
@@ -92,7 +92,7 @@ def test_constant_factor_moves_into_the_qparams() -> None:
             graph(self, %x : Tensor):
               %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
               %1 : Tensor = aten::dequantize(%0)
-              %2 : Tensor = aten::sigmoid(%1)
+              %2 : Tensor = aten::hardsigmoid(%1)
               %3 : Tensor = aten::quantize_per_tensor(%2, 0.00390625, 0, 13)
               %4 : Tensor = aten::dequantize(%3)
               %5 : Tensor = quantized::mul_scalar(%3, -2.0)

@@ -19,7 +19,7 @@ def text_with_places(text: str) -> str:
 class Branches(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Sigmoid())
+        self.body = nn.Sequential(nn.Hardsigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         if bool(x.sum() > 0):
@@ -42,21 +42,20 @@ def test_module_paths_and_places_go() -> None:
               %4 : float = prim::Constant[value=0.0625](), scope: body.0
               %5 : int = prim::Constant[value=128](), scope: body.0
               %6 : int = prim::Constant[value=13](), scope: body.0
-              %7 : float = prim::Constant[value=0.00390625]()
-              %8 : Tensor = aten::sum(%x.1, %2)
-              %9 : Tensor = aten::gt(%8, %3)
-              %10 : bool = aten::Bool(%9)
-              %x : Tensor = prim::If(%10)
+              %7 : Tensor = aten::sum(%x.1, %2)
+              %8 : Tensor = aten::gt(%7, %3)
+              %9 : bool = aten::Bool(%8)
+              %x : Tensor = prim::If(%9)
                 block0():
                   %x.7 : Tensor = aten::neg(%x.1) # test_strip_origins.py:26:16
                   -> (%x.7)
                 block1():
                   -> (%x.1)
-              %13 : Tensor = aten::quantize_per_tensor(%x, %4, %5, %6), scope: body.0
-              %14 : Tensor = quantized::sigmoid(%13, %7, %3), scope: body.0
-              %15 : Tensor = aten::dequantize(%14)
-              %16 : Tensor = aten::contiguous(%15, %3)
-              return (%16)
+              %12 : Tensor = aten::quantize_per_tensor(%x, %4, %5, %6), scope: body.0
+              %13 : Tensor = aten::hardsigmoid(%12), scope: body.0
+              %14 : Tensor = aten::dequantize(%13)
+              %15 : Tensor = aten::contiguous(%14, %3)
+              return (%15)
         """,
         after="""
             graph(%self : __torch__.tests.passes.test_strip_origins.Branches,
@@ -66,21 +65,20 @@ def test_module_paths_and_places_go() -> None:
               %4 : float = prim::Constant[value=0.0625]()
               %5 : int = prim::Constant[value=128]()
               %6 : int = prim::Constant[value=13]()
-              %7 : float = prim::Constant[value=0.00390625]()
-              %8 : Tensor = aten::sum(%x.1, %2)
-              %9 : Tensor = aten::gt(%8, %3)
-              %10 : bool = aten::Bool(%9)
-              %x : Tensor = prim::If(%10)
+              %7 : Tensor = aten::sum(%x.1, %2)
+              %8 : Tensor = aten::gt(%7, %3)
+              %9 : bool = aten::Bool(%8)
+              %x : Tensor = prim::If(%9)
                 block0():
                   %x.7 : Tensor = aten::neg(%x.1) # <converted>:0:0
                   -> (%x.7)
                 block1():
                   -> (%x.1)
-              %13 : Tensor = aten::quantize_per_tensor(%x, %4, %5, %6)
-              %14 : Tensor = quantized::sigmoid(%13, %7, %3)
-              %15 : Tensor = aten::dequantize(%14)
-              %16 : Tensor = aten::contiguous(%15, %3)
-              return (%16)
+              %12 : Tensor = aten::quantize_per_tensor(%x, %4, %5, %6)
+              %13 : Tensor = aten::hardsigmoid(%12)
+              %14 : Tensor = aten::dequantize(%13)
+              %15 : Tensor = aten::contiguous(%14, %3)
+              return (%15)
         """,
     )
 

@@ -1,6 +1,14 @@
 """One sample or more for every row of the op table: a small model whose int8 form is known."""
 
-from tests.samples import activations, arithmetic, convolutions, movers, normalizations, pools
+from tests.samples import (
+    activations,
+    arithmetic,
+    convolutions,
+    movers,
+    normalizations,
+    pools,
+    resizing,
+)
 from tests.samples.base import OpSample
 
 __all__ = ["SAMPLES", "OpSample"]
@@ -12,4 +20,5 @@ SAMPLES: list[OpSample] = [
     *pools.SAMPLES,
     *movers.SAMPLES,
     *normalizations.SAMPLES,
+    *resizing.SAMPLES,
 ]

@@ -69,6 +69,15 @@ _ACTIVATIONS: dict[str, tuple[str, Callable[[Any, Tensor], Tensor], dict[str, Pa
     "clamp_method": ("aten::clamp", lambda m, y: y.clamp(0, 0.5), {}, ""),
     "clamp_torch": ("aten::clamp", lambda m, y: torch.clamp(y, -0.5, 0.5), {}, ""),
     "clamp_method_in_place": ("aten::clamp", lambda m, y: y.clamp_(0.0, 0.5), {}, ""),
+    "clamp_below_only": ("aten::clamp", lambda m, y: y.clamp(min=-0.25), {}, ""),
+    "clamp_above_only": ("aten::clamp", lambda m, y: torch.clamp(y, max=0.5), {}, ""),
+    "clamp_min": ("aten::clamp_min", lambda m, y: y.clamp_min(-0.25), {}, ""),
+    "clamp_min_above_zero": ("aten::clamp_min", lambda m, y: y.clamp_min(0.25), {}, "aten::clamp"),
+    "clamp_max": ("aten::clamp_max", lambda m, y: torch.clamp_max(y, 0.5), {}, ""),
+    "clamp_max_below_zero": ("aten::clamp_max", lambda m, y: y.clamp_max(-0.1), {}, "aten::clamp"),
+    "relu_by_clamp": ("aten::relu", lambda m, y: y.clamp(min=0), {}, ""),
+    "relu_by_clamp_min": ("aten::relu", lambda m, y: y.clamp_min(0), {}, ""),
+    "relu_by_threshold": ("aten::relu", lambda m, y: F.threshold(y, 0.0, 0.0), {}, ""),
     "clamp_from_above_zero": ("aten::clamp", lambda m, y: y.clamp(0.25, 0.75), {}, "aten::clamp"),
 }
 
@@ -111,30 +120,47 @@ def _after_max_pool(function: Callable[[Any, Tensor], Tensor]) -> Callable[[Any,
 
 def _curves() -> Iterator[OpSample]:
     functions: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-        "sigmoid": (torch.sigmoid, "quantized::sigmoid"),
         "hardsigmoid": (F.hardsigmoid, "aten::hardsigmoid"),
         "tanh": (torch.tanh, "aten::tanh"),
         "hardswish": (F.hardswish, "quantized::hardswish"),
+        "leaky_relu": (lambda y: F.leaky_relu(y, 0.2), "quantized::leaky_relu"),
     }
     modules: dict[str, Part] = {
-        "sigmoid": nn.Sigmoid,
         "hardsigmoid": nn.Hardsigmoid,
         "tanh": nn.Tanh,
         "hardswish": nn.Hardswish,
+        "leaky_relu": nn.LeakyReLU,
     }
     for name, (function, int8) in functions.items():
         row = f"aten::{name}"
         yield OpSample(row, name, unary(alone(function)), IMAGES, (int8,), resizes=(0, -1))
         yield OpSample(
-            row, f"{name}after_conv", after_conv(function), IMAGES, (*CONV, int8), resizes=(0, -1)
+            row, f"{name}_after_conv", after_conv(function), IMAGES, (*CONV, int8), resizes=(0, -1)
         )
         yield OpSample(
             row,
-            f"{name}module",
+            f"{name}_module",
             unary(lambda m, x: m.act(x), act=modules[name]),
             random((3, 7)),
             (int8,),
         )
 
 
-SAMPLES: list[OpSample] = [*_activations(), *_curves()]
+def _elus() -> Iterator[OpSample]:
+    parts: dict[str, Part] = {
+        "elu": lambda: nn.ELU(0.75),
+        "elu_in_place": lambda: nn.ELU(inplace=True),
+        "celu": lambda: nn.CELU(0.5),
+        "selu": nn.SELU,
+    }
+    for name, part in parts.items():
+        yield OpSample(
+            "aten::elu",
+            f"{name}_after_linear",
+            unary(composed(lambda m, y: m.act(y)), host=lambda: nn.Linear(16, 8), act=part),
+            ROWS,
+            ("quantized::linear", "quantized::elu"),
+        )
+
+
+SAMPLES: list[OpSample] = [*_activations(), *_curves(), *_elus()]

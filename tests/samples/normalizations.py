@@ -13,8 +13,10 @@ from tests.samples.base import (
     CONVS,
     IMAGES,
     OpSample,
+    Part,
     batch_norm,
     conv_of,
+    random,
     unary,
 )
 
@@ -58,10 +60,36 @@ def _normalizations() -> Iterator[OpSample]:
     )
 
 
+def _group_norms() -> Iterator[OpSample]:
+    """On images that the int8 kernels are fast for."""
+    parts: dict[str, tuple[str, Part]] = {
+        "group_norm": ("aten::group_norm", lambda: nn.GroupNorm(2, 8)),
+        "group_norm_plain": ("aten::group_norm", lambda: nn.GroupNorm(4, 8, affine=False)),
+        "instance_norm": ("aten::instance_norm", lambda: nn.InstanceNorm2d(8, affine=True)),
+        "instance_norm_plain": ("aten::instance_norm", lambda: nn.InstanceNorm2d(8)),
+    }
+    for name, (row, part) in parts.items():
+        yield OpSample(
+            row,
+            name,
+            unary(
+                lambda m, x: m.last(m.norm(m.conv(x))),
+                conv=conv_of(nn.Conv2d, {"kernel_size": 3}),
+                norm=part,
+                last=lambda: nn.Conv2d(8, 4, 1),
+            ),
+            random((2, 4, 26, 26)),
+            (*CONV, row.replace("aten", "quantized"), *CONV),
+            # The convolution amplifies a step of its input.
+            tolerance_steps=2,
+            resizes=(0, -1),
+        )
+
+
 def _norm_then_conv(relu: bool) -> Callable[[Any, Tensor], Tensor]:
     if relu:
         return lambda m, x: m.conv(F.relu(m.norm(x)))
     return lambda m, x: m.conv(m.norm(x))
 
 
-SAMPLES: list[OpSample] = [*_normalizations()]
+SAMPLES: list[OpSample] = [*_normalizations(), *_group_norms()]
