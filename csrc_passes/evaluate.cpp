@@ -1,21 +1,16 @@
 #include "evaluate.h"
 
-#include <algorithm>
-
 #include "ir_util.h"
 
 namespace jitquant {
 
 namespace {
 
-// Whether an op such as aten::append changes the list after it was built.
-bool isChangedLater(const jit::Value* list) {
-  return std::any_of(list->uses().begin(), list->uses().end(), [](const jit::Use& use) {
-    const auto* schema = use.user->maybeSchema();
-    if (schema == nullptr || use.offset >= schema->arguments().size()) return false;
-    const auto* alias = schema->arguments()[use.offset].alias_info();
-    return alias != nullptr && alias->isWrite();
-  });
+// Gives the same each time, and changes nothing.
+bool isPure(const jit::Node* node) {
+  const c10::FunctionSchema* schema = node->maybeSchema();
+  return schema != nullptr && !schema->is_mutable() && !node->isNondeterministic() &&
+         !node->hasSideEffects();
 }
 
 }  // namespace
@@ -33,14 +28,15 @@ std::optional<at::IValue> Evaluator::compute(const jit::Value* value) {
   const jit::Node* node = value->node();
   if (!node->blocks().empty() || node->outputs().size() != 1) return std::nullopt;
   if (node->kind() == c10::prim::Param || node->kind() == c10::prim::GetAttr) return std::nullopt;
-  if (node->kind() == c10::prim::ListConstruct && isChangedLater(value)) return std::nullopt;
+  const bool is_list = node->kind() == c10::prim::ListConstruct;  // an instruction, no operator
+  if (is_list ? !isOnlyRead(value) : !isPure(node)) return std::nullopt;
   jit::Stack stack;
   for (const jit::Value* input : node->inputs()) {
     auto argument = evaluate(input);
     if (!argument) return std::nullopt;
     stack.push_back(std::move(*argument));
   }
-  if (node->kind() == c10::prim::ListConstruct) {  // an instruction, not an operator
+  if (is_list) {
     c10::impl::GenericList list(value->type()->expectRef<c10::ListType>().getElementType());
     for (at::IValue& element : stack) list.push_back(std::move(element));
     return list;

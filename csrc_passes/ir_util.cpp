@@ -115,7 +115,7 @@ std::optional<std::vector<int64_t>> constantInts(const Value* value) {
     if (constant->isInt()) return std::vector<int64_t>{constant->toInt()};
     return std::nullopt;
   }
-  if (value->node()->kind() != c10::prim::ListConstruct) return std::nullopt;
+  if (value->node()->kind() != c10::prim::ListConstruct || !isOnlyRead(value)) return std::nullopt;
   std::vector<int64_t> result;
   for (const Value* element : value->node()->inputs()) {
     const auto constant = jit::toIValue(element);
@@ -123,6 +123,16 @@ std::optional<std::vector<int64_t>> constantInts(const Value* value) {
     result.push_back(constant->toInt());
   }
   return result;
+}
+
+bool isOnlyRead(const Value* list) {
+  return std::all_of(list->uses().begin(), list->uses().end(), [](const jit::Use& use) {
+    if (use.user->kind() == c10::prim::ListUnpack) return true;
+    const c10::FunctionSchema* schema = use.user->maybeSchema();
+    if (schema == nullptr || use.offset >= schema->arguments().size()) return false;
+    const c10::AliasInfo* alias = schema->arguments()[use.offset].alias_info();
+    return alias == nullptr || !alias->isWrite();
+  });
 }
 
 bool isNone(const Value* value) { return value->mustBeNone(); }

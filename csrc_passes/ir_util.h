@@ -32,6 +32,9 @@ std::optional<double> constantNumber(const jit::Value* value);
 std::optional<std::vector<int64_t>> constantInts(const jit::Value* value);
 bool isNone(const jit::Value* value);
 
+// Whether no user of a list can change it, or hand it to somebody who can.
+bool isOnlyRead(const jit::Value* list);
+
 // Inserts reads of self's attribute `path` before `before`.
 jit::Value* insertAttributeRead(jit::Graph& graph, const std::string& path, const jit::Module& root,
                                 jit::Node* before);

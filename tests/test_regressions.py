@@ -158,3 +158,69 @@ def test_model_of_optimize_for_inference_is_refused() -> None:
     message = re.escape("Quantize the model from before that call.")
     with pytest.raises(jitquant.JitQuantError, match=message):
         jitquant.prepare_jit(optimized, {"": jitquant.default_qconfig})
+
+
+class GatesWithNothing(nn.Module):
+    """The gate's convolution gives only zeros, which no scale can hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.gate = nn.Conv2d(3, 4, 3, bias=False)
+        nn.init.zeros_(self.gate.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = functional.hardsigmoid(self.gate(x)) * self.conv(x)
+        return y
+
+
+def test_reader_of_a_value_that_only_had_its_shapes_kept_stays_float() -> None:
+    """What has fixed qparams as int8 is observed for its shapes only, and here stays float."""
+    model, error = quantized(GatesWithNothing(), torch.randn(1, 3, 8, 8))
+    assert error >= 25.0
+    reasons = {op.op: op.reason for op in jitquant.coverage(model).float}
+    assert reasons["aten::hardsigmoid"] == "its values are all zero, or too small for int8"
+    assert reasons["aten::mul"] == "one of its values was not observed"
+
+
+class FillsContainers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = [1]
+        kept: dict[str, Tensor] = {}
+        if x.size(0) > 0:
+            padding.append(0)
+            kept["y"] = functional.conv2d(x, self.conv.weight, padding=padding)
+        mask = torch.zeros(4, 1, 1)
+        mask[1] = 2.0
+        y: Tensor = kept["y"] + self.conv(functional.pad(x, [0, 0, 1, 1])) * mask
+        return y
+
+
+def test_what_the_graph_fills_later_is_no_constant() -> None:
+    torch.manual_seed(0)
+    model, error = quantized(FillsContainers(), torch.randn(1, 3, 8, 8))
+    assert error >= 25.0
+    reasons = [op.reason for op in jitquant.coverage(model).float if op.op == "aten::conv2d"]
+    assert reasons == ["its geometry is computed at run time"]
+
+
+class AddsNoise(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x) + torch.rand([1, 1, 64, 64])
+        return y
+
+
+def test_random_values_stay_random() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 1, 64, 64)
+    model, _ = quantized(AddsNoise(), x)
+    with torch.no_grad():
+        assert not torch.equal(model(x), model(x))

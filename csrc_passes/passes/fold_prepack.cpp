@@ -6,7 +6,9 @@
 //   %packed = GetAttr[name="layer1_0_conv1_packed_params"](%self)
 //
 // Needs:  freeze, so that weights are constants. Equal packings are kept once.
-// Leaves: no prepack op, and no quantize of a constant.
+// Leaves: no prepack op, and no quantize of a constant. Quantizing of what the graph computes, be
+// it
+//         from constants only, stays.
 
 #include <torch/csrc/jit/passes/constant_pooling.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
@@ -50,7 +52,7 @@ class Folder {
   explicit Folder(Program& program) : program_(program), evaluator_(program.module) {}
 
   void fold(Node* node, const std::string& suffix) {
-    if (node->output()->uses().empty()) return;
+    if (node->output()->uses().empty() || !isConstant(node->output())) return;
     const auto value = evaluator_.evaluate(node->output());
     if (!value) return;
     std::string& name = names_[node->owningGraph()][signature(node->output())];
@@ -68,6 +70,17 @@ class Folder {
   }
 
  private:
+  // Whatever else is computed from constants may be written in place afterwards.
+  bool isConstant(const Value* value) const {
+    if (constantOrAttribute(value, program_.module)) return true;
+    const Node* node = value->node();
+    const auto inputs = node->inputs();
+    return (isQuantize(node) || isPrepack(node, *program_.target) ||
+            node->kind() == c10::prim::ListConstruct) &&
+           std::all_of(inputs.begin(), inputs.end(),
+                       [&](const Value* input) { return isConstant(input); });
+  }
+
   Program& program_;
   Evaluator evaluator_;
   std::map<const jit::Graph*, std::map<std::string, std::string>> names_;  // looked up only

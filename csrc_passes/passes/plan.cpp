@@ -162,8 +162,8 @@ class Planner {
 
   std::string problemAt(const Value* value) const {
     const auto found = program_.observations.find(value);
-    return found == program_.observations.end() ? "one of its values was not observed"
-                                                : found->second.problem;
+    const bool is_known = found != program_.observations.end() && !found->second.problem.empty();
+    return is_known ? found->second.problem : "one of its values was not observed";
   }
 
   // The activation that alone follows an op and that the op can absorb.
