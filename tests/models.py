@@ -1,11 +1,14 @@
 """Small models that tests share, and how to compare what they give."""
 
 import hashlib
+import io
 import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +119,22 @@ def calibrate(model: torch.jit.ScriptModule, *batches: Tensor) -> None:
     with torch.inference_mode():
         for batch in batches:
             model(batch)
+
+
+def reloaded(model: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """`model`, saved and loaded."""
+    file = io.BytesIO()
+    torch.jit.save(model, file)
+    file.seek(0)
+    loaded: torch.jit.ScriptModule = torch.jit.load(file)
+    return loaded
+
+
+def package_folder(name: str) -> Path:
+    """Where an installed package lies; the package is not imported."""
+    spec = find_spec(name)
+    assert spec and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
 
 
 def sqnr(a: Tensor, b: Tensor) -> float:
