@@ -1,5 +1,8 @@
 #include "float_ops.h"
 
+#include "conv_transpose.h"
+#include "ir_util.h"
+
 namespace jitquant {
 
 namespace {
@@ -104,7 +107,11 @@ const std::vector<FloatOp>& floatOps() {
   return *ops;
 }
 
-std::string whyFloatOp(const jit::Node* node) {
+std::string whyFloatOp(const jit::Node* node, const jit::Module& module) {
+  if (isConvTranspose(node)) {
+    const std::string reason = whyNotConvolution(node, module);
+    return reason.empty() ? "its qconfig is None" : reason;
+  }
   const std::string kind = node->kind().toQualString();
   for (const FloatOp& op : floatOps()) {
     if (op.name == kind) return op.reason;

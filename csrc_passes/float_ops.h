@@ -17,6 +17,6 @@ struct FloatOp {
 const std::vector<FloatOp>& floatOps();
 
 // Why an op without a row in the op table stays float.
-std::string whyFloatOp(const jit::Node* node);
+std::string whyFloatOp(const jit::Node* node, const jit::Module& module);
 
 }  // namespace jitquant

@@ -250,6 +250,11 @@ bool isConv(const Node* node) {
          node->kind() == c10::aten::conv3d;
 }
 
+bool isConvTranspose(const Node* node) {
+  return node->kind() == c10::aten::conv_transpose1d ||
+         node->kind() == c10::aten::conv_transpose2d || node->kind() == c10::aten::conv_transpose3d;
+}
+
 bool isTensor(const Value* value) { return value->type()->isSubtypeOf(*c10::TensorType::get()); }
 
 bool hasOneUse(const Value* value) { return value->uses().size() == 1; }

@@ -66,7 +66,8 @@ jit::Node* copyOrigin(jit::Node* to, const jit::Node* from);
 // Paths of the attributes that any kept method sets.
 std::set<std::string> assignedPaths(Program& program);
 
-bool isConv(const jit::Node* node);  // conv1d, conv2d, conv3d
+bool isConv(const jit::Node* node);           // conv1d, conv2d, conv3d
+bool isConvTranspose(const jit::Node* node);  // conv_transpose1d, conv_transpose2d...
 bool isTensor(const jit::Value* value);
 bool hasOneUse(const jit::Value* value);
 

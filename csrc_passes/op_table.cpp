@@ -167,12 +167,27 @@ std::vector<OpRow> makeTable() {
        {"aten::relu6", "aten::hardtanh", "aten::clamp", "aten::clamp_min", "aten::clamp_max"}) {
     rows.push_back({name, Role::kActivation, first, boundsAreConstant});
   }
-  for (const char* name :
-       {"aten::relu", "aten::max_pool1d", "aten::max_pool2d", "aten::max_pool3d", "aten::flatten",
-        "aten::reshape", "aten::permute", "aten::transpose", "aten::t", "aten::squeeze",
-        "aten::unsqueeze", "aten::contiguous", "aten::detach", "aten::slice",
-        "aten::upsample_nearest2d", "aten::upsample_nearest3d", "aten::_upsample_nearest_exact2d",
-        "aten::_upsample_nearest_exact3d"}) {
+  for (const char* name : {"aten::relu",
+                           "aten::max_pool1d",
+                           "aten::max_pool2d",
+                           "aten::max_pool3d",
+                           "aten::flatten",
+                           "aten::reshape",
+                           "aten::permute",
+                           "aten::transpose",
+                           "aten::t",
+                           "aten::squeeze",
+                           "aten::unsqueeze",
+                           "aten::contiguous",
+                           "aten::detach",
+                           "aten::slice",
+                           "aten::upsample_nearest2d",
+                           "aten::upsample_nearest3d",
+                           "aten::_upsample_nearest_exact2d",
+                           "aten::_upsample_nearest_exact3d",
+                           "aten::clone",
+                           "aten::movedim",
+                           "aten::unflatten"}) {
     rows.push_back({name, Role::kSharesInput, first});
   }
   for (const char* name : {"aten::size", "aten::dim", "aten::len", "aten::numel"}) {

@@ -64,7 +64,7 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
   pipeline.run("canonicalize", {"fold_attributes"}, canonicalize);
   pipeline.run("canonicalize_linear", {"functionalize"}, canonicalizeLinear);
   pipeline.run("simplify", {"canonicalize", "functionalize"}, simplify);
-  pipeline.run("fold_conv_bn", {"simplify"}, foldConvBn);
+  pipeline.run("fold_conv_bn", {"simplify", "canonicalize_linear"}, foldConvBn);
 }
 
 // The last step of every way through: only what the result needs moves into a fresh unit.
@@ -105,7 +105,12 @@ Result prepare(const jit::Module& model, const std::vector<std::string>& methods
   const at::NoGradGuard no_grad;
   Pipeline pipeline(trace);
   toNormalForm(pipeline, model, methods);
-  pipeline.run("fold_pad", {"fold_conv_bn"}, foldPad);
+  pipeline.run("rewrite_conv_transpose", {"fold_conv_bn"}, [&](Program& program) {
+    rewriteConvTranspose(program, [&](const jit::Node* node) {
+      return resolve(modulePath(node), node->kind().toQualString()) >= 0;
+    });
+  });
+  pipeline.run("fold_pad", {"rewrite_conv_transpose"}, foldPad);
   pipeline.program.qconfigs = std::move(qconfigs);
   pipeline.run("plan", {"fold_pad"}, [&](Program& program) {
     listOps(program);

@@ -30,6 +30,7 @@ PREPARE_PASSES = [
     "canonicalize_linear",
     "simplify",
     "fold_conv_bn",
+    "rewrite_conv_transpose",
     "fold_pad",
     "plan",
     "insert_observers",

@@ -19,7 +19,7 @@ NORMAL_FORM = [
     "simplify",
     "fold_conv_bn",
 ]
-PREPARE = [*NORMAL_FORM, "fold_pad", "plan", "insert_observers"]
+PREPARE = [*NORMAL_FORM, "rewrite_conv_transpose", "fold_pad", "plan", "insert_observers"]
 DEBUG = [
     "flatten",
     "fold_attributes",

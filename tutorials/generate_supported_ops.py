@@ -37,8 +37,8 @@ csrc_passes/float_ops.cpp instead. -->
 Every other op stays float, and `jitquant.coverage` says which ones those are and why; the last
 table has the reasons that are known beforehand. Spellings are brought to these first:
 `_convolution`, `addmm`, `matmul` with a constant matrix, `x @ w.t()`, in-place ops, dropout.
-BatchNorm after a convolution is folded into it. `.Scalar` means that the second operand is a
-number.
+BatchNorm after a convolution or linear is folded into it. Transposed convolutions become
+convolutions whose channels are rearranged. `.Scalar` means that the second operand is a number.
 
 A relu after an op that has a form with relu becomes that form.
 """

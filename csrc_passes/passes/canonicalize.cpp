@@ -2,9 +2,10 @@
 //
 // Before:
 //   %y = aten::_convolution(%x, %w, %b, %stride, %pad, %dil, %false, %out_pad, %groups, ...)
-//   %d = aten::dropout(%y, %p, %false)
+//   %d = aten::dropout(%y, %p, %false); %z = aten::conv2d(%d, %w, %b, [2], ...)
 // After:
-//   %y = aten::conv2d(%x, %w, %b, %stride, %pad, %dil, %groups)
+//   %y = aten::conv2d(%x, %w, %b, %stride, %pad, %dil, %groups); %z = aten::conv2d(%y, %w, %b, [2,
+//   2], ...)
 //
 // Needs:  fold_attributes, so that arguments are constants.
 // Leaves: convolutions whose geometry is computed at run time. A dropout or normalization in
@@ -31,18 +32,47 @@ Node* replaceWithOp(Node* old, const std::string& kind, const std::vector<Value*
   return node;
 }
 
+// One number for all dimensions becomes one for each, which is what prepacking wants.
+void spreadGeometry(Node* node) {
+  const size_t rank = node->kind().toUnqualString()[isConv(node) ? 4 : 14] - '0';
+  for (const size_t i : {3, 4, 5, 7}) {
+    if (i >= node->inputs().size()) continue;
+    const auto values = constantInts(node->input(i));
+    if (!values || values->size() != 1 || rank == 1) continue;
+    node->replaceInput(i, insertConstantBefore(node, std::vector<int64_t>(rank, (*values)[0])));
+  }
+}
+
+// The spatial rank: the weight's, or that of the longest argument. One number may stand for all
+// dimensions, so that a single one tells nothing. 0 if unknown.
+size_t spatialRank(const Node* node, const jit::Module& module) {
+  size_t rank = 0;
+  for (const size_t i : {3, 4, 5, 7}) {
+    const auto values = constantInts(node->input(i));
+    if (!values) return 0;
+    rank = std::max(rank, values->size());
+  }
+  if (const auto weight = constantTensor(node->input(1), module)) {
+    rank = static_cast<size_t>(std::max<int64_t>(weight->dim() - 2, 0));
+  } else if (rank == 1) {
+    return 0;
+  }
+  return rank <= 3 ? rank : 0;
+}
+
 // aten::_convolution is what tracing records for every convolution.
-void rewriteConvolution(Node* node) {
-  const auto stride = constantInts(node->input(3));
+void rewriteConvolution(Node* node, const jit::Module& module) {
+  const size_t dimensions = spatialRank(node, module);
   const auto transposed = constantNumber(node->input(6));
-  if (!stride || !transposed || stride->empty() || stride->size() > 3) return;
-  const std::string rank = std::to_string(stride->size()) + "d";
+  if (dimensions == 0 || !transposed) return;
+  const std::string rank = std::to_string(dimensions) + "d";
   const auto in = node->inputs();
   if (*transposed != 0.0) {
-    replaceWithOp(node, "aten::conv_transpose" + rank,
-                  {in[0], in[1], in[2], in[3], in[4], in[7], in[8], in[5]});
+    spreadGeometry(replaceWithOp(node, "aten::conv_transpose" + rank,
+                                 {in[0], in[1], in[2], in[3], in[4], in[7], in[8], in[5]}));
   } else {
-    replaceWithOp(node, "aten::conv" + rank, {in[0], in[1], in[2], in[3], in[4], in[5], in[8]});
+    spreadGeometry(replaceWithOp(node, "aten::conv" + rank,
+                                 {in[0], in[1], in[2], in[3], in[4], in[5], in[8]}));
   }
 }
 
@@ -75,9 +105,10 @@ void rewriteStringPadding(Node* node, const jit::Module& module) {
     copyOrigin(pad, node)->insertBefore(node);
     input = pad->output();
   }
-  replaceWithOp(node, "aten::conv" + std::to_string(rank) + "d",
-                {input, node->input(1), node->input(2), node->input(3),
-                 insertConstantBefore(node, padding), node->input(5), node->input(6)});
+  spreadGeometry(
+      replaceWithOp(node, "aten::conv" + std::to_string(rank) + "d",
+                    {input, node->input(1), node->input(2), node->input(3),
+                     insertConstantBefore(node, padding), node->input(5), node->input(6)}));
 }
 
 void checkEvalMode(Node* node, size_t training_input) {
@@ -120,9 +151,11 @@ void canonicalizeNode(Node* node, const jit::Module& module) {
                                    c10::aten::dropout_,       c10::aten::feature_dropout_,
                                    c10::aten::alpha_dropout_, c10::aten::feature_alpha_dropout_};
   if (node->kind() == c10::aten::_convolution) {
-    rewriteConvolution(node);
+    rewriteConvolution(node, module);
   } else if (isConvolutionWithStringPadding(node)) {
     rewriteStringPadding(node, module);
+  } else if (isConv(node) || isConvTranspose(node)) {
+    spreadGeometry(node);
   } else if (node->kind() == c10::aten::batch_norm || node->kind() == c10::aten::instance_norm) {
     // Without running statistics it normalizes by the input's own, in eval mode too.
     if (!isNone(node->input(3))) checkEvalMode(node, 5);

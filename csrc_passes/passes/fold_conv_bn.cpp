@@ -1,4 +1,5 @@
-// fold_conv_bn: BatchNorm in eval mode goes into the convolution before it.
+// fold_conv_bn: BatchNorm in eval mode goes into the convolution, transposed convolution or linear
+// before it.
 //
 // Before:
 //   %c = aten::conv2d(%x, %w, %b, ...); %y = aten::batch_norm(%c, %g, %h, %mean, %var, %false, ...)
@@ -6,7 +7,12 @@
 //   %y = aten::conv2d(%x, %w', %b', ...)      w' = w * g / sqrt(var + eps)
 //                                             b' = (b - mean) * g / sqrt(var + eps) + h
 //
-// Needs:  canonicalize.
+// BatchNorm normalizes dimension 1. That is the channels of a linear for input (N, C) only, and
+// those of a 1-d convolution for batched input only. Other input is valid there where it happens to
+// have as many rows as channels, and then the folded op is preceded by
+//   %d = aten::dim(%x); if %d != 3: raise
+//
+// Needs:  canonicalize and canonicalize_linear.
 // Leaves: a convolution whose output has another user, or whose weight is also used without this
 //         BatchNorm, in any method.
 //
@@ -18,6 +24,7 @@
 #include <map>
 
 #include "ir_util.h"
+#include "op_table.h"
 #include "passes/passes.h"
 
 namespace jitquant {
@@ -48,13 +55,26 @@ Identity identityOf(const Value* value, const jit::Module& module) {
   return {value, ""};
 }
 
-// The BatchNorm that alone consumes the convolution, or null.
+bool isFoldable(const Node* node) {
+  return isConv(node) || isConvTranspose(node) || node->kind() == c10::aten::linear;
+}
+
+bool readsOnlyShape(const Node* node) {
+  const OpRow* row = findRow(node);
+  return row != nullptr && row->role == Role::kMetadata;
+}
+
+// The BatchNorm that alone consumes the convolution's values, or null.
 Node* onlyBatchNorm(const Node* conv) {
-  if (!hasOneUse(conv->output())) return nullptr;
-  Node* user = conv->output()->uses()[0].user;
-  const bool fits = user->kind() == c10::aten::batch_norm && user->input(0) == conv->output() &&
-                    user->owningBlock() == conv->owningBlock();
-  return fits ? user : nullptr;
+  Node* norm = nullptr;
+  for (const jit::Use& use : conv->output()->uses()) {
+    if (readsOnlyShape(use.user)) continue;
+    const bool fits = norm == nullptr && use.user->kind() == c10::aten::batch_norm &&
+                      use.offset == 0 && use.user->owningBlock() == conv->owningBlock();
+    if (!fits) return nullptr;
+    norm = use.user;
+  }
+  return norm;
 }
 
 struct BatchNorm {
@@ -86,14 +106,31 @@ bool sameBatchNorm(const Node* a, const Node* b, const jit::Module& module) {
   return constantNumber(a->input(7)) == constantNumber(b->input(7));
 }
 
+// The groups of a transposed convolution, whose weight is (in, out / groups, kernel...); 0 for
+// every other op, whose weight has its output channels first; -1 if they are not known.
+int64_t transposedGroups(const Node* conv) {
+  if (!isConvTranspose(conv)) return 0;
+  return static_cast<int64_t>(constantNumber(conv->input(6)).value_or(-1));
+}
+
+Tensor scaleOutputChannels(const Tensor& weight, const Tensor& factor, int64_t groups) {
+  std::vector<int64_t> per_channel(weight.dim(), 1);
+  if (groups == 0) {
+    per_channel[0] = -1;
+    return weight * factor.reshape(per_channel);
+  }
+  per_channel[0] = groups;
+  per_channel[1] = weight.size(1);
+  const Tensor factors = factor.reshape(per_channel);
+  return weight * factors.repeat_interleave(weight.size(0) / groups, 0);
+}
+
 std::pair<Tensor, Tensor> fold(const Tensor& weight, const std::optional<Tensor>& bias,
-                               const BatchNorm& bn) {
+                               const BatchNorm& bn, int64_t groups) {
   const auto f64 = [](const Tensor& t) { return t.detach().to(at::kDouble); };
   Tensor factor = at::rsqrt(f64(bn.var) + bn.eps);
   if (bn.gamma) factor = factor * f64(*bn.gamma);
-  std::vector<int64_t> per_channel(weight.dim(), 1);
-  per_channel[0] = -1;
-  const Tensor folded_weight = f64(weight) * factor.reshape(per_channel);
+  const Tensor folded_weight = scaleOutputChannels(f64(weight), factor, groups);
   Tensor folded_bias = ((bias ? f64(*bias) : at::zeros_like(factor)) - f64(bn.mean)) * factor;
   if (bn.beta) folded_bias = folded_bias + f64(*bn.beta);
   return {folded_weight.to(weight.scalar_type()), folded_bias.to(weight.scalar_type())};
@@ -125,6 +162,26 @@ bool hasOtherReaders(const WeightUses& uses, const Readers& readers, const jit::
   return false;
 }
 
+// Raises before `conv` where the input's rank is not the one for which BatchNorm was folded.
+void insertRankCheck(Node* conv, int64_t rank) {
+  jit::Graph& graph = *conv->owningGraph();
+  const auto insert = [&](c10::Symbol kind, const std::vector<Value*>& inputs, size_t outputs) {
+    return copyOrigin(graph.create(kind, inputs, outputs), conv);
+  };
+  Node* dim = insert(c10::aten::dim, {conv->input(0)}, 1)->insertBefore(conv);
+  dim->output()->setType(c10::IntType::get());
+  Value* wanted = insertConstantBefore(conv, rank);
+  Node* differs = insert(c10::aten::ne, {dim->output(), wanted}, 1)->insertBefore(conv);
+  differs->output()->setType(c10::BoolType::get());
+  Value* message =
+      insertConstantBefore(conv, describe(conv) + " takes input of rank " + std::to_string(rank) +
+                                     " only, since the BatchNorm behind it was folded into it");
+  Value* no_class = insertConstantBefore(conv, at::IValue());
+  Node* branch = insert(c10::prim::If, {differs->output()}, 0)->insertBefore(conv);
+  branch->addBlock()->appendNode(insert(c10::prim::RaiseException, {message, no_class}, 0));
+  branch->addBlock();
+}
+
 void foldUses(const WeightUses& uses, const Readers& readers, const jit::Module& module) {
   Node* first_conv = uses.convs[0];
   Node* first_bn = onlyBatchNorm(first_conv);
@@ -143,8 +200,14 @@ void foldUses(const WeightUses& uses, const Readers& readers, const jit::Module&
   const auto bias = constantTensor(first_conv->input(2), module);
   const auto bn = readBatchNorm(first_bn, module);
   if (!weight || !bn || (!bias && !isNone(first_conv->input(2)))) return;
-  if (bn->mean.numel() != weight->size(0)) return;  // unbatched: it normalizes another dimension
-  const auto [folded_weight, folded_bias] = fold(*weight, bias, *bn);
+  const int64_t groups = transposedGroups(first_conv);
+  for (const Node* conv : uses.convs) {
+    if (conv->kind() != first_conv->kind() || transposedGroups(conv) != groups) return;
+  }
+  if (groups < 0 || weight->dim() < 2) return;
+  const int64_t channels = groups == 0 ? weight->size(0) : weight->size(1) * groups;
+  if (bn->mean.numel() != channels) return;  // it normalizes another dimension
+  const auto [folded_weight, folded_bias] = fold(*weight, bias, *bn, groups);
 
   const auto attribute = attributePath(first_conv->input(1));
   const std::string weight_path = attribute ? *attribute : freeAttributeName(module, "weight");
@@ -159,6 +222,7 @@ void foldUses(const WeightUses& uses, const Readers& readers, const jit::Module&
     }
     conv->replaceInput(2, insertAttributeRead(*uses.graphs[i], bias_path, module, conv));
     replaceAndDestroy(bn_node, conv->output());
+    if (weight->dim() <= 3) insertRankCheck(conv, weight->dim());
   }
 }
 
@@ -175,7 +239,7 @@ void foldConvBn(Program& program) {
         auto& all = readers[identityOf(node->output(), program.module)];
         all.insert(all.end(), uses.begin(), uses.end());
       }
-      if (!isConv(node)) continue;
+      if (!isFoldable(node)) continue;
       const Identity weight = identityOf(node->input(1), program.module);
       const auto [found, is_new] = group_of.emplace(weight, groups.size());
       if (is_new) groups.push_back({weight, {}, {}});

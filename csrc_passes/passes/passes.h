@@ -18,8 +18,10 @@ void functionalize(Program& program);
 void canonicalize(Program& program);
 void canonicalizeLinear(Program& program);
 void simplify(Program& program);
-void foldPad(Program& program);
 void foldConvBn(Program& program);
+// `wanted` tells whether an op may become int8.
+void rewriteConvTranspose(Program& program, const std::function<bool(const jit::Node*)>& wanted);
+void foldPad(Program& program);
 void plan(Program& program);
 void insertObservers(Program& program, const jit::Module& shape_recorder);
 

@@ -74,7 +74,7 @@ class Planner {
 
   std::string whyFloat(const Node* node) const {
     const OpRow* row = findRow(node);
-    if (row == nullptr) return whyFloatOp(node);
+    if (row == nullptr) return whyFloatOp(node, program_.module);
     if (record(node).qconfig < 0) return "its qconfig is None";
     if (row->filter != nullptr) {
       std::string reason = row->filter(node, program_.module);

@@ -8,7 +8,7 @@
 //   %r = aten::contiguous(%d, 0); return (%v, %r)
 //
 // Needs:  fuse. Contiguous is free where the tensor is contiguous already.
-// Leaves: results of which calibration saw other ranks than 4 and 5. Tensors that an op writes in
+// Leaves: results of which calibration saw other ranks than 3 to 5. Tensors that an op writes in
 //         place, since contiguous may copy. A model that was run in channels-last returns
 //         contiguous tensors of the same values.
 
@@ -31,14 +31,14 @@ bool dependsOnLayout(const Node* node) {
          kind == c10::aten::is_contiguous || kind == c10::aten::view_as;
 }
 
-// Whether it may be channels-last: dequantized, and not known to have another rank than 4 or 5.
+// Whether it may be channels-last: dequantized, and not known to have another rank than 3 to 5.
 bool mayBeChannelsLast(const Value* value, const Program& program) {
   if (value->node()->kind() != c10::aten::dequantize || !isTensor(value)) return false;
   const auto found = program.observations.find(value);
   if (found == program.observations.end() || found->second.shapes.empty()) return true;
   const auto& shapes = found->second.shapes;
   return std::any_of(shapes.begin(), shapes.end(), [](const std::vector<int64_t>& shape) {
-    return shape.size() == 4 || shape.size() == 5;
+    return shape.size() >= 3 && shape.size() <= 5;
   });
 }
 

@@ -166,6 +166,8 @@ Target makeQuantizedTarget() {
            .takes_qparams = true,
            .slow_shape = slowNormalization},
           // Convolutions return channels-last, of which not every view can be taken.
+          // The layout of int8 tensors is up to the kernels; see restore_layout.
+          {"aten::clone", "aten::detach", "", "", {}, {0}, false},
           {"aten::view", "aten::reshape", "", "", {}, {0, 1}, false},
       },
       safeWeightQParams,

@@ -71,6 +71,63 @@ def test_traced_conv2d() -> None:
     assert_same_output(change.model, model, x)
 
 
+class OneNumberForAll(nn.Module):
+    """Stride, padding and dilation as lists of one number, for two dimensions."""
+
+    def __init__(self, transposed: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, 2, 3, 3))
+        self.transposed = transposed
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.transposed:
+            y = torch.conv_transpose2d(x, self.weight, None, [2], [1], [1])
+        else:
+            y = torch.conv2d(x, self.weight, None, [2], [2], [2])
+        return y
+
+
+def test_one_number_for_all_dimensions_is_spread() -> None:
+    x = sample(1, 2, 4, 4)
+    model = scripted(OneNumberForAll(transposed=False))
+    change = before_and_after("canonicalize", model)
+    assert_change(
+        change,
+        before="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::conv2d(%x, self.weight, None, [2], [2], [2], 1)
+              return (%0)
+        """,
+        after="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::conv2d(%x, self.weight, None, [2, 2], [2, 2], [2, 2], 1)
+              return (%0)
+        """,
+    )
+    assert_same_output(change.model, model, x)
+
+
+def test_one_number_for_all_dimensions_is_spread_in_traced_models() -> None:
+    """The stride's length does not tell the rank."""
+    x = sample(1, 2, 4, 4)
+    model = traced(OneNumberForAll(transposed=True), x)
+    change = before_and_after("canonicalize", model)
+    assert_change(
+        change,
+        before="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::_convolution(%x, self.weight, None, [2], [1], [1, 1], True, [1], 1, False, False, True, True)
+              return (%0)
+        """,
+        after="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::conv_transpose2d(%x, self.weight, None, [2, 2], [1, 1], [1, 1], 1, [1, 1])
+              return (%0)
+        """,
+    )
+    assert_same_output(change.model, model, x)
+
+
 def test_traced_conv3d() -> None:
     x = sample(1, 2, 3, 3, 3)
     model = traced(Wrap(nn.Conv3d(2, 2, 3, bias=False)), x)

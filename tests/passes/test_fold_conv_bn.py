@@ -1,4 +1,7 @@
-"""fold_conv_bn: BatchNorm in eval mode goes into the convolution before it."""
+"""fold_conv_bn: BatchNorm in eval mode goes into the convolution or linear before it."""
+
+import re
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from tests.ir import (
     assert_same_output,
     assert_unchanged,
     before_and_after,
+    readable,
     sample,
     scripted,
     traced,
@@ -143,9 +147,13 @@ class OneDimension(nn.Module):
         return y
 
 
+def without_lines(text: str) -> str:
+    return re.sub(r"\.py:\d+", ".py", readable(text))
+
+
 def test_conv1d_with_groups() -> None:
     model = scripted(OneDimension())
-    change = before_and_after("fold_conv_bn", model)
+    change = before_and_after("fold_conv_bn", model, show=without_lines)
     assert_change(
         change,
         before="""
@@ -156,11 +164,150 @@ def test_conv1d_with_groups() -> None:
         """,
         after="""
             graph(self, %x : Tensor):
-              %0 : Tensor = aten::conv1d(%x, self.conv.weight, self.conv.bias, [1], [0], [1], 2)
-              return (%0)
+              %0 : int = aten::dim(%x)
+              %1 : bool = aten::ne(%0, 3)
+               = prim::If(%1)
+                block0():
+                   = prim::RaiseException("aten::conv1d in \\'conv\\' (test_fold_conv_bn.py) takes input of rank 3 only, since the BatchNorm behind it was folded into it", None)
+                  -> ()
+                block1():
+                  -> ()
+              %2 : Tensor = aten::conv1d(%x, self.conv.weight, self.conv.bias, [1], [0], [1], 2)
+              return (%2)
         """,
     )
     assert_same_output(change.model, model, sample(1, 2, 5))
+
+
+def test_unbatched_input_of_a_folded_conv1d_raises() -> None:
+    """(C, L) with L = C, where BatchNorm1d normalizes the columns."""
+    model = scripted(OneDimension())
+    x = sample(2, 6)
+    assert model(x).shape == (4, 4)
+    folded = before_and_after("fold_conv_bn", model).model
+    with pytest.raises(torch.jit.Error, match="takes input of rank 3 only, since the BatchNorm"):
+        folded(x)
+
+
+class LinearBn(nn.Module):
+    def __init__(self, outputs: int = 4) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, outputs)
+        self.bn = nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(self.fc(x))
+        return y
+
+
+def test_linear() -> None:
+    model = traced(LinearBn(), sample(5, 3))
+    change = before_and_after("fold_conv_bn", model)
+    assert_change(
+        change,
+        before="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::linear(%x, self.fc.weight, self.fc.bias)
+              %1 : Tensor = aten::batch_norm(%0, self.bn.weight, self.bn.bias, self.bn.running_mean, self.bn.running_var, False, 0.1, 1e-05, True)
+              return (%1)
+        """,
+        after="""
+            graph(self, %x : Tensor):
+              %0 : int = aten::dim(%x)
+              %1 : bool = aten::ne(%0, 2)
+               = prim::If(%1)
+                block0():
+                   = prim::RaiseException("aten::linear in \\'fc\\' takes input of rank 2 only, since the BatchNorm behind it was folded into it", None)
+                  -> ()
+                block1():
+                  -> ()
+              %2 : Tensor = aten::linear(%x, self.fc.weight, self.fc.bias)
+              return (%2)
+        """,
+    )
+    assert_same_output(change.model, model, sample(5, 3))
+
+
+def test_scripted_linear_whose_shape_is_checked() -> None:
+    """BatchNorm1d asks for the rank of its input, which is no use of the values."""
+    model = scripted(LinearBn())
+    change = before_and_after("fold_conv_bn", model)
+    assert "aten::batch_norm" in change.before
+    assert "aten::batch_norm" not in change.after
+    assert_same_output(change.model, model, sample(5, 3))
+
+
+def test_input_of_three_dimensions_of_a_folded_linear_raises() -> None:
+    """(N, L, C) with L = C, where BatchNorm1d normalizes the rows."""
+    model = scripted(LinearBn())
+    x = sample(2, 4, 3)
+    assert model(x).shape == (2, 4, 4)
+    folded = before_and_after("fold_conv_bn", model).model
+    with pytest.raises(torch.jit.Error, match="takes input of rank 2 only, since the BatchNorm"):
+        folded(x)
+
+
+def test_bn_over_the_rows_of_a_linear_stays() -> None:
+    """Input (N, L, C): BatchNorm1d normalizes L."""
+    x = sample(2, 4, 3)
+    model = traced(LinearBn(outputs=5), x)
+    change = before_and_after("fold_conv_bn", model)
+    assert_unchanged(
+        change,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::linear(%x, self.fc.weight, self.fc.bias)
+              %1 : Tensor = aten::batch_norm(%0, self.bn.weight, self.bn.bias, self.bn.running_mean, self.bn.running_var, False, 0.1, 1e-05, True)
+              return (%1)
+        """,
+    )
+    assert_same_output(change.model, model, x)
+
+
+class Transposed(nn.Module):
+    def __init__(self, rank: int, bias: bool) -> None:
+        super().__init__()
+        classes: Any = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+        norms: Any = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+        self.conv = classes[rank](4, 6, 2, stride=2, groups=2, bias=bias)
+        self.bn = norms[rank](6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(self.conv(x))
+        return y
+
+
+def test_conv_transpose_with_groups() -> None:
+    x = sample(1, 4, 3, 3)
+    model = traced(Transposed(2, bias=False), x)
+    change = before_and_after("fold_conv_bn", model)
+    assert_change(
+        change,
+        before="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::conv_transpose2d(%x, self.conv.weight, None, [2, 2], [0, 0], [0, 0], 2, [1, 1])
+              %1 : Tensor = aten::batch_norm(%0, self.bn.weight, self.bn.bias, self.bn.running_mean, self.bn.running_var, False, 0.1, 1e-05, True)
+              return (%1)
+        """,
+        after="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::conv_transpose2d(%x, self.conv.weight, self.conv.bias, [2, 2], [0, 0], [0, 0], 2, [1, 1])
+              return (%0)
+        """,
+    )
+    assert_same_output(change.model, model, x)
+
+
+@pytest.mark.parametrize("mode", ["scripted", "traced"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_fuse_conv_bn_jit_folds_conv_transpose(rank: int, bias: bool, mode: str) -> None:
+    x = sample(2, 4, *[3] * rank)
+    module = Transposed(rank, bias)
+    model = scripted(module) if mode == "scripted" else traced(module, x)
+    fused = fuse_conv_bn_jit(model)
+    assert "aten::batch_norm" not in str(fused.graph)
+    assert_same_output(fused, model, x)
 
 
 class ThreeDimensions(nn.Module):

@@ -1,10 +1,11 @@
 """Convolutions and linear layers."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.samples.base import (
@@ -71,6 +72,101 @@ def _convolutions() -> Iterator[OpSample]:
     )
 
 
+def _strided(conv: Callable[..., Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    return lambda m, x: conv(x, m.w, m.b, [2], [1])
+
+
+def _lists_of_one() -> Iterator[OpSample]:
+    """Stride, padding and dilation as one number for all dimensions."""
+    spellings: dict[str, Callable[[Any, Any], Any]] = {
+        "stride_and_padding": lambda m, x: torch.conv2d(x, m.w, m.b, [2], [1]),
+        "dilation": lambda m, x: torch.conv2d(x, m.w, m.b, [1], [2], [2]),
+        "int": lambda m, x: F.conv2d(x, m.w, m.b, 2, 1),
+        "same": lambda m, x: torch.conv2d(x, m.w, m.b, [1], "same", [2]),
+    }
+    for name, function in spellings.items():
+        yield OpSample(
+            "aten::conv2d",
+            f"conv2d_one_number_{name}",
+            unary(function, w=parameter(8, 4, 3, 3), b=parameter(8)),
+            IMAGES,
+            CONV,
+            resizes=(0, -1),
+        )
+    for rank, shape in ((1, (8, 4, 3)), (3, (8, 4, 3, 3, 3))):
+        yield OpSample(
+            f"aten::conv{rank}d",
+            f"conv{rank}d_one_number",
+            unary(
+                _strided(getattr(torch, f"conv{rank}d")),
+                w=parameter(*shape),
+                b=parameter(8),
+            ),
+            CONV_INPUTS[rank],
+            (f"quantized::conv{rank}d",),
+            resizes=(0, -1),
+        )
+
+
+TRANSPOSED: dict[int, Any] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+
+
+def _rearranged(rank: int, options: dict[str, Any]) -> tuple[str, ...]:
+    """The int8 ops of a transposed convolution of 4 to 8 channels."""
+    ops = [f"quantized::conv{rank}d"]
+    if options.get("stride", 1) != 1:
+        flattened = rank + (options.get("groups", 1) > 1)
+        ops += ["aten::unflatten", "aten::movedim", *["aten::flatten"] * flattened, "aten::movedim"]
+    return (*ops, *["aten::slice"] * options.get("cut", 0))
+
+
+def _transposed_convolutions() -> Iterator[OpSample]:
+    variants: dict[str, dict[str, Any]] = {
+        "plain": {"kernel_size": 3},
+        "no_bias": {"kernel_size": 3, "bias": False},
+        "padding": {"kernel_size": 3, "padding": 1},
+        "dilation": {"kernel_size": 2, "dilation": 2},
+        "groups": {"kernel_size": 3, "groups": 2},
+        "kernel_is_stride": {"kernel_size": 2, "stride": 2},
+        "grouped_kernel_is_stride": {"kernel_size": 2, "stride": 2, "groups": 2},
+        "kernel_is_twice_stride": {"kernel_size": 4, "stride": 2, "padding": 1},
+        "output_padding": {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
+        "large_stride": {"kernel_size": 3, "stride": 4},
+        "large_padding": {"kernel_size": 2, "padding": 2},
+    }
+    cuts = {"kernel_is_twice_stride": 1, "output_padding": 1, "large_stride": 1, "large_padding": 1}
+    for rank, conv in TRANSPOSED.items():
+        for name, options in variants.items():
+            ops = _rearranged(rank, options | {"cut": cuts.get(name, 0) * rank})
+            yield OpSample(
+                f"aten::conv{rank}d",
+                f"conv_transpose{rank}d_{name}",
+                unary(
+                    lambda m, x: m.conv(x),
+                    conv=partial(conv, 4, 8, **options),
+                ),
+                CONV_INPUTS[rank],
+                ops,
+                resizes=(0, -1),
+            )
+    yield OpSample(
+        "aten::conv2d",
+        "conv_transpose2d_functional",
+        unary(
+            lambda m, x: F.relu(F.conv_transpose2d(x, m.w, m.b, 2)),
+            w=parameter(4, 8, 2, 2),
+            b=parameter(8),
+        ),
+        IMAGES,
+        ("quantized::conv2d_relu", *_rearranged(2, {"stride": 2})[1:]),
+        resizes=(0, -1),
+    )
+
+
 def _linears() -> Iterator[OpSample]:
     w, v, b = parameter(8, 16), parameter(16, 8), parameter(8)
     both_ranks: dict[str, Callable[[], nn.Module]] = {
@@ -106,4 +202,9 @@ def _linears() -> Iterator[OpSample]:
             )
 
 
-SAMPLES: list[OpSample] = [*_convolutions(), *_linears()]
+SAMPLES: list[OpSample] = [
+    *_convolutions(),
+    *_lists_of_one(),
+    *_transposed_convolutions(),
+    *_linears(),
+]

@@ -37,6 +37,10 @@ def _movers() -> Iterator[OpSample]:
         "unsqueeze": ("unsqueeze", lambda y: y.unsqueeze(2), (0, -1)),
         "unsqueeze_negative": ("unsqueeze", lambda y: torch.unsqueeze(y, -1), (0, -1)),
         "contiguous": ("contiguous", lambda y: y.contiguous(), (0, -1)),
+        "unflatten": ("unflatten", lambda y: y.unflatten(1, (2, 4)), (0, -1)),
+        "unflatten_negative": ("unflatten", lambda y: y.unflatten(-3, (2, -1)), (0, -1)),
+        "movedim": ("movedim", lambda y: y.movedim(1, -1), (0, -1)),
+        "movedim_list": ("movedim", lambda y: torch.movedim(y, (-1, 2), (0, 1)), (0, -1)),
     }
     for name, (op, function, resizes) in functions.items():
         yield OpSample(
@@ -108,6 +112,13 @@ def _movers() -> Iterator[OpSample]:
         CONV,  # freezing drops the detach
         resizes=(0, -1),
     )
+    for name, clone in {
+        "clone": lambda y: y.clone(),
+        "clone_contiguous": lambda y: y.clone(memory_format=torch.contiguous_format).view(-1, 8),
+    }.items():
+        # The layout of int8 tensors is up to the kernels.
+        ops = (*CONV, "aten::reshape") if name == "clone_contiguous" else CONV
+        yield OpSample("aten::clone", name, after_conv(clone), IMAGES, ops, resizes=(0,))
     yield OpSample(
         "aten::t",
         "t",
