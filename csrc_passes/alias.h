@@ -1,22 +1,59 @@
 #pragma once
-// libtorch's alias analysis, with what fold_attributes makes sure of.
+// Which values may share memory, and which of them the graph writes in place.
 
-#include <torch/csrc/jit/ir/alias_analysis.h>
-
-#include <memory>
+#include <map>
 #include <set>
+#include <unordered_map>
 
 #include "program.h"
 
 namespace jitquant {
 
-// For a graph in which each attribute is read once: takes the reads for values of their own, unless
-// the graph sets attributes or calls methods.
-std::unique_ptr<jit::AliasDb> aliasDbByAttribute(const std::shared_ptr<jit::Graph>& graph);
+// Puts values that may share memory into one class (Steensgaard 1996): an op joins what its schema
+// says may alias, and containers and objects are of one class with all that is put into them.
+// Reads of two attributes are of one class only where these share a storage, or the graph puts one
+// into the other. libtorch's AliasDb instead takes all attributes, and all that is ever put into a
+// container, for one another, once the graph sets a single attribute.
+class Aliases {
+ public:
+  Aliases(jit::Graph& graph, const jit::Module& module);
 
-// The same, where two attributes may view one storage that the graph writes.
-std::unique_ptr<jit::AliasDb> aliasDb(const std::shared_ptr<jit::Graph>& graph,
-                                      const jit::Module& module);
+  // Whether the graph writes the value's memory at all.
+  bool isWritten(const jit::Value* value) const;
+  // Whether it does so once the value is there.
+  bool isWrittenLater(const jit::Value* value) const;
+
+ private:
+  using Class = size_t;
+
+  Class newClass();
+  Class find(Class member) const;
+  void join(Class a, Class b) { parent_[find(a)] = find(b); }
+  Class classOf(const jit::Value* value);
+  void joinAll(const std::vector<const jit::Value*>& values);
+
+  void visit(const jit::Node* node);
+  void visitRead(const jit::Node* node);
+  void visitWrite(const jit::Node* node);
+  void visitBlocks(const jit::Node* node);
+  void visitOp(const jit::Node* node, const c10::FunctionSchema& schema);
+  void write(const jit::Value* value, const jit::Node* writer);
+  const std::vector<const jit::Node*>* writersOf(const jit::Value* value) const;
+  bool runsAfter(const jit::Node* writer, const jit::Value* value) const;
+
+  const jit::Module& module_;
+  std::vector<Class> parent_;
+  // Looked up only.
+  std::unordered_map<const jit::Value*, Class> values_;
+  std::map<std::string, Class> attributes_;
+  std::unordered_map<const c10::StorageImpl*, Class> storages_;
+  std::unordered_map<const jit::Node*, size_t> position_;
+  std::vector<std::pair<Class, const jit::Node*>> writes_;
+  std::unordered_map<Class, std::vector<const jit::Node*>> writers_;
+};
+
+// Whether an op makes memory of its own for its only output.
+bool makesFreshTensor(const jit::Node* node);
 
 // The storage behind the read of a tensor attribute; null for every other node.
 c10::StorageImpl* storageOf(const jit::Node* node, const jit::Module& module);

@@ -42,7 +42,8 @@ def voice(rate: int, seed: int = 0) -> Tensor:
     loudness = torch.sin(math.pi * (time / SYLLABLE - syllable)) ** 2 * (time % PERIOD < VOICED)
     sound = sound * loudness
     noise = 0.003 * torch.randn(count, generator=generator)
-    return 0.5 * sound / sound.abs().max() + noise
+    audio: Tensor = 0.5 * sound / sound.abs().max() + noise
+    return audio
 
 
 def vowel(source: Tensor, formants: tuple[int, ...], rate: int) -> Tensor:

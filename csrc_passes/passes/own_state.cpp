@@ -26,10 +26,10 @@ namespace {
 std::set<c10::StorageImpl*> writtenStorages(Program& program) {
   std::set<c10::StorageImpl*> written;
   for (Method& method : program.methods) {
-    const auto aliases = aliasDbByAttribute(method.graph);
+    const Aliases aliases(*method.graph, program.module);
     for (Node* node : allNodes(*method.graph)) {
       c10::StorageImpl* storage = storageOf(node, program.module);
-      if (storage != nullptr && aliases->hasWriters(node->output())) written.insert(storage);
+      if (storage != nullptr && aliases.isWritten(node->output())) written.insert(storage);
     }
   }
   return written;
@@ -62,10 +62,12 @@ void ownWrittenStorages(const jit::Module& module, const std::set<c10::StorageIm
 
 void ownState(Program& program) {
   const auto assigned = assignedPaths(program);
-  const auto written = writtenStorages(program);
-  // Which element of a container a graph writes is not known.
-  auto changing = heldStorages(program.module);
+  auto written = writtenStorages(program);
+  // Which element of a container a graph writes is not known. flatten has cloned them all.
+  const auto held = heldStorages(program.module);
+  auto changing = held;
   changing.insert(written.begin(), written.end());
+  for (c10::StorageImpl* storage : held) written.erase(storage);
   for (Method& method : program.methods) {
     for (Node* node : allNodes(*method.graph)) {
       if (node->kind() != c10::prim::GetAttr) continue;

@@ -12,8 +12,6 @@
 
 #include "plan.h"
 
-#include <torch/csrc/jit/ir/alias_analysis.h>
-
 #include "alias.h"
 #include "float_ops.h"
 #include "ir_util.h"
@@ -30,7 +28,7 @@ namespace {
 class Planner {
  public:
   Planner(Program& program, Method& method)
-      : program_(program), method_(method), aliases_(aliasDb(method.graph, program.module)) {}
+      : program_(program), method_(method), aliases_(*method.graph, program.module) {}
 
   std::shared_ptr<const Plan> run() {
     for (Node* node : allNodes(*method_.graph)) {
@@ -94,7 +92,7 @@ class Planner {
       if (dtype && *dtype != at::kFloat) {
         return std::string("it works on ") + c10::toString(*dtype) + " values";
       }
-      if (aliases_->hasWriters(value)) return "an op writes its memory in place";
+      if (aliases_.isWrittenLater(value)) return "an op writes its memory in place";
     }
     return "";
   }
@@ -274,7 +272,7 @@ class Planner {
 
   Program& program_;
   Method& method_;
-  std::unique_ptr<jit::AliasDb> aliases_;
+  Aliases aliases_;
   std::shared_ptr<Plan> plan_ = std::make_shared<Plan>();
   std::vector<Node*> listed_;
   std::unordered_set<const Node*> candidates_;

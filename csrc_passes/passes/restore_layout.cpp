@@ -60,15 +60,15 @@ void restoreLayout(Program& program) {
       return node->kind() == c10::aten::dequantize;
     });
     if (!has_int8) continue;
-    const auto aliases = aliasDb(method.graph, program.module);
+    const Aliases aliases(*method.graph, program.module);
     for (Node* node : nodes) {
       if (!dependsOnLayout(node) || !isTensor(node->input(0))) continue;
-      if (!aliases->hasWriters(node->input(0))) readContiguous(node, 0);
+      if (!aliases.isWritten(node->input(0))) readContiguous(node, 0);
     }
     Node* results = method.graph->return_node();
     for (size_t i = 0; i < results->inputs().size(); ++i) {
       const Value* result = results->input(i);
-      if (mayBeChannelsLast(result, program) && !aliases->hasWriters(result))
+      if (mayBeChannelsLast(result, program) && !aliases.isWritten(result))
         readContiguous(results, i);
     }
   }

@@ -125,15 +125,16 @@ def test_write_of_an_input_stays() -> None:
               return (%1)
         """,
     )
-    for stage in (change.model, before_and_after("convert.plan", model, sample(1, 2)).model):
-        assert_same_output(stage, model, sample(1, 2))
+    converted = before_and_after("convert.plan", model, sample(1, 2)).model
+    assert_same_output(change.model, model, sample(1, 2))
+    assert_same_output(converted, model, sample(1, 2), atol=0.1)  # activations in steps of 1/16
+    # The linear layer reads what was written, and nobody writes it again.
+    for stage, linear in ((change.model, "int8"), (converted, "quantized::linear")):
         x = torch.zeros(1, 2)
         stage(x)
         assert x.tolist() == [[1.0, 1.0]]
-        assert reasons(stage) == [
-            ("aten::add_", "no int8 form of aten::add_"),
-            ("aten::linear", IN_PLACE),
-        ]
+        add = ("aten::add_", "no int8 form of aten::add_")
+        assert reasons(stage) == [add, ("aten::linear", linear)]
 
 
 class WritesBuffer(nn.Module):
@@ -165,7 +166,7 @@ def test_write_of_a_buffer_stays() -> None:
     )
     assert reasons(change.model) == [
         ("aten::add_", "no int8 form of aten::add_"),
-        ("aten::mul", IN_PLACE),
+        ("aten::mul", "it moves values between float ops"),
     ]
 
 
