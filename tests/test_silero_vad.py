@@ -55,7 +55,8 @@ def vowel(source: Tensor, formants: tuple[int, ...], rate: int) -> Tensor:
     for formant in formants:
         angle = 2 * math.pi * formant / rate
         response += (1 - radius) / (1 - 2 * radius * math.cos(angle) / z + radius**2 / z**2)
-    return torch.fft.irfft(spectrum * response, n=len(source))
+    sound: Tensor = torch.fft.irfft(spectrum * response, n=len(source))
+    return sound
 
 
 def load() -> torch.jit.ScriptModule:
