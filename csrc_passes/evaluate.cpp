@@ -26,6 +26,10 @@ std::optional<at::IValue> Evaluator::evaluate(const jit::Value* value) {
 std::optional<at::IValue> Evaluator::compute(const jit::Value* value) {
   if (auto constant = constantOrAttribute(value, module_)) return constant;
   const jit::Node* node = value->node();
+  if (node->kind() == c10::prim::ListUnpack) {
+    const auto list = evaluate(node->input());
+    return list ? std::optional(list->toListRef()[value->offset()]) : std::nullopt;
+  }
   if (!node->blocks().empty() || node->outputs().size() != 1) return std::nullopt;
   if (node->kind() == c10::prim::Param || node->kind() == c10::prim::GetAttr) return std::nullopt;
   const bool is_list = node->kind() == c10::prim::ListConstruct;  // an instruction, no operator

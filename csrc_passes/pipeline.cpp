@@ -59,9 +59,12 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
     program.target = &quantizedTarget();
   });
   pipeline.run("fold_attributes", {"flatten"}, foldAttributes);
-  pipeline.run("own_state", {"fold_attributes"}, ownState);
+  pipeline.run("unfold_attention", {"fold_attributes"}, unfoldAttention);
+  pipeline.run("own_state", {"unfold_attention"}, ownState);
   pipeline.run("functionalize", {"own_state"}, functionalize);
+  pipeline.run("fold_weights", {"functionalize", "own_state"}, foldWeights);
   pipeline.run("canonicalize", {"fold_attributes"}, canonicalize);
+  pipeline.run("canonicalize_einsum", {"fold_attributes"}, canonicalizeEinsum);
   pipeline.run("canonicalize_linear", {"functionalize"}, canonicalizeLinear);
   pipeline.run("simplify", {"canonicalize", "functionalize"}, simplify);
   pipeline.run("fold_conv_bn", {"simplify", "canonicalize_linear"}, foldConvBn);

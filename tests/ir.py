@@ -24,9 +24,12 @@ from jitquant.quantize import _convert, _prepare
 PREPARE_PASSES = [
     "flatten",
     "fold_attributes",
+    "unfold_attention",
     "own_state",
     "functionalize",
+    "fold_weights",
     "canonicalize",
+    "canonicalize_einsum",
     "canonicalize_linear",
     "simplify",
     "fold_conv_bn",

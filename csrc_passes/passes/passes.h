@@ -13,9 +13,12 @@ namespace jitquant {
 // Prepare.
 Program flatten(const jit::Module& original, const std::vector<std::string>& methods);
 void foldAttributes(Program& program);
+void unfoldAttention(Program& program);
 void ownState(Program& program);
 void functionalize(Program& program);
+void foldWeights(Program& program);
 void canonicalize(Program& program);
+void canonicalizeEinsum(Program& program);
 void canonicalizeLinear(Program& program);
 void simplify(Program& program);
 void foldConvBn(Program& program);

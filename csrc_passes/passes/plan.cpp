@@ -84,6 +84,7 @@ class Planner {
       if (!reason.empty()) return reason;
     }
     if (node->outputs().size() != 1) return "it has several outputs";
+    if (row->role == Role::kObserved && isMaskOfSoftmax(node)) return "only a softmax reads it";
     std::vector<Value*> values = dataInputs(node, *row);
     values.push_back(const_cast<Node*>(node)->output());
     for (const Value* value : values) {
@@ -95,6 +96,24 @@ class Planner {
       if (aliases_.isWrittenLater(value)) return "an op writes its memory in place";
     }
     return "";
+  }
+
+  // Whether a float value, such as a mask of -inf, is added to what only a softmax reads.
+  static bool isMaskOfSoftmax(const Node* node) {
+    const auto& uses = node->output()->uses();
+    const bool feeds_softmax = std::all_of(uses.begin(), uses.end(), [](const jit::Use& use) {
+      return use.user->kind() == c10::aten::softmax || use.user->kind() == c10::aten::log_softmax;
+    });
+    if (uses.empty() || !feeds_softmax) return false;
+    const std::vector<Value*> values = dataInputs(node, *findRow(node));
+    return std::any_of(values.begin(), values.end(), [](const Value* value) {
+      const OpRow* row = findRow(value->node());
+      while (row != nullptr && row->role == Role::kSharesInput) {
+        value = value->node()->input(row->data[0]);
+        row = findRow(value->node());
+      }
+      return row == nullptr;
+    });
   }
 
   // The value whose qparams `value` has: up through ops that only move values.

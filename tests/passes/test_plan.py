@@ -268,7 +268,7 @@ def test_only_the_named_module_is_int8() -> None:
 
 class ComputedWeight(Conv):
     def forward(self, x: Tensor) -> Tensor:
-        return functional.conv2d(x, self.conv.weight * 2)
+        return functional.conv2d(x, self.conv.weight * x.sum())
 
 
 class SetsWeight(Conv):
@@ -330,6 +330,38 @@ class MeanOfDtype(nn.Module):
 class NoRow(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.cumprod(1)
+
+
+class Masked(nn.Module):
+    """A mask of -inf, which a softmax may read and an observer may not."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (torch.matmul(x, x) * 0.5 + self.mask[:2]).softmax(-1)
+
+
+def test_sum_that_only_a_softmax_reads_is_float() -> None:
+    model = scripted(Masked())
+    model.mask = torch.full((2, 2), -torch.inf).triu(1)
+    prepared = prepare_jit(model, {"": FIXED})
+    assert dict(reasons(prepared))["aten::add"] == "only a softmax reads it"
+    assert_same_output(prepared, model, X)
+
+
+class AddBeforeSoftmax(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return (y + torch.relu(y)).softmax(1)
+
+
+def test_sum_of_int8_values_before_a_softmax_is_int8() -> None:
+    prepared = prepare_jit(scripted(AddBeforeSoftmax()), {"": FIXED})
+    assert dict(reasons(prepared))["aten::add"] == "int8"
 
 
 @pytest.mark.parametrize(
