@@ -339,15 +339,16 @@ class Masked(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+        self.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (torch.matmul(x, x) * 0.5 + self.mask[:2]).softmax(-1)
+        scores = torch.matmul(x, x.transpose(-2, -1)) * 0.5
+        return (scores + self.mask[: x.size(-2), : x.size(-2)]).softmax(-1)
 
 
 def test_sum_that_only_a_softmax_reads_is_float() -> None:
     model = scripted(Masked())
-    model.mask = torch.full((2, 2), -torch.inf).triu(1)
+    model.mask = torch.full((4, 4), -torch.inf).triu(1)
     prepared = prepare_jit(model, {"": FIXED})
     assert dict(reasons(prepared))["aten::add"] == "only a softmax reads it"
     assert_same_output(prepared, model, X)
@@ -356,7 +357,7 @@ def test_sum_that_only_a_softmax_reads_is_float() -> None:
 class AddBeforeSoftmax(Conv):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
-        return (y + torch.relu(y)).softmax(1)
+        return torch.softmax(y + torch.relu(y), 1)
 
 
 def test_sum_of_int8_values_before_a_softmax_is_int8() -> None:
