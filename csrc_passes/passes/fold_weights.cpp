@@ -30,9 +30,9 @@ namespace {
 // The inputs that hold weights, by op.
 const std::map<std::string, std::vector<size_t>>& weightInputs() {
   static const auto* const inputs = new std::map<std::string, std::vector<size_t>>{
-      {"aten::linear", {1, 2}},       {"aten::_convolution", {1, 2}},
-      {"aten::conv1d", {1, 2}},       {"aten::conv2d", {1, 2}},
-      {"aten::conv3d", {1, 2}},       {"aten::conv_transpose1d", {1, 2}},
+      {"aten::linear", {1, 2}},           {"aten::_convolution", {1, 2}},
+      {"aten::conv1d", {1, 2}},           {"aten::conv2d", {1, 2}},
+      {"aten::conv3d", {1, 2}},           {"aten::conv_transpose1d", {1, 2}},
       {"aten::conv_transpose2d", {1, 2}}, {"aten::conv_transpose3d", {1, 2}},
       {"aten::batch_norm", {1, 2, 3, 4}}};
   return *inputs;
@@ -52,7 +52,7 @@ bool isPure(const Node* node) {
 class Constancy {
  public:
   Constancy(const Method& method, const jit::Module& module)
-      : module_(module), aliases_(aliasDb(method.graph, module)) {}
+      : module_(module), aliases_(*method.graph, module) {}
 
   bool isConstant(const Value* value) {
     const auto known = known_.find(value);
@@ -62,7 +62,7 @@ class Constancy {
 
  private:
   bool compute(const Value* value) {
-    if (aliases_->hasWriters(value)) return false;
+    if (aliases_.isWritten(value)) return false;
     if (constantOrAttribute(value, module_)) return true;
     const Node* node = value->node();
     if (!isPure(node)) return false;
@@ -71,7 +71,7 @@ class Constancy {
   }
 
   const jit::Module& module_;
-  std::unique_ptr<jit::AliasDb> aliases_;
+  Aliases aliases_;
   std::unordered_map<const Value*, bool> known_;  // looked up only
 };
 
@@ -94,8 +94,8 @@ void fold(Value* value, Method& method, Program& program) {
   const std::string prefix = path.substr(0, path.empty() ? 0 : path.size() - name.size());
   const std::string folded = prefix + freeAttributeName(owner, name + "_folded");
   setTensorAttribute(program.module, folded, result->toTensor().detach().clone());
-  value->replaceAllUsesWith(insertAttributeRead(*method.graph, folded, program.module,
-                                                *method.graph->nodes().begin()));
+  value->replaceAllUsesWith(
+      insertAttributeRead(*method.graph, folded, program.module, *method.graph->nodes().begin()));
 }
 
 }  // namespace

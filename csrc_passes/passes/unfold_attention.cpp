@@ -6,7 +6,8 @@
 // After:
 //   ... %y = %b      the general path of torch.nn, which gives the same values
 // Before, traced:
-//   %y, %w = aten::_native_multi_head_attention(%x, %x, %x, %dim, %heads, %w_in, %b_in, %w_out, ...)
+//   %y, %w = aten::_native_multi_head_attention(%x, %x, %x, %dim, %heads, %w_in, %b_in, %w_out,
+//   ...)
 // After:
 //   %h = aten::linear(%x, %w_in, %b_in); %q, %k, %v: heads of %h
 //   %a = aten::scaled_dot_product_attention(%q, %k, %v, ...); %y = aten::linear(heads of %a, ...)
@@ -78,8 +79,8 @@ class Unfolder {
     for (const int64_t i : {0, 1, 2}) {
       args.push_back(op("aten::select", {all, number(0), number(i)}));
     }
-    args.insert(args.end(), {constant(IValue()), constant(0.0), constant(false),
-                             constant(IValue()), constant(false)});
+    args.insert(args.end(), {constant(IValue()), constant(0.0), constant(false), constant(IValue()),
+                             constant(false)});
     Value* attended = op("aten::scaled_dot_product_attention", args);
     attended = op("aten::transpose", {attended, number(1), number(2)});
     attended = op("aten::flatten", {attended, number(2), number(3)});
@@ -108,9 +109,8 @@ class Unfolder {
     return op("aten::linear", {x, fused_->input(weight), fused_->input(weight + 1)});
   }
   Value* norm(Value* x, size_t weight, int64_t dim) {
-    return op("aten::layer_norm",
-              {x, constant(std::vector<int64_t>{dim}), fused_->input(weight),
-               fused_->input(weight + 1), fused_->input(9), constant(false)});
+    return op("aten::layer_norm", {x, constant(std::vector<int64_t>{dim}), fused_->input(weight),
+                                   fused_->input(weight + 1), fused_->input(9), constant(false)});
   }
 
   Node* fused_;
