@@ -112,3 +112,29 @@ def test_channels_last_survives_the_float_op(name: str) -> None:
     interpret: Any = torch._C.__dict__["_jit_interpret_graph"]
     read = interpret(graph, (model._c, *inputs))
     assert read.is_quantized and read.is_contiguous(memory_format=torch.channels_last)
+
+
+class Embedded(nn.Module):
+    """A table of 50 rows, looked up before a linear layer; `mode` is that of EmbeddingBag."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.rows: nn.Module = nn.EmbeddingBag(50, 32, mode=mode) if mode else nn.Embedding(50, 32)
+        self.linear = nn.Linear(32, 8)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        y: Tensor = self.linear(self.rows(indices))
+        return y
+
+
+@pytest.mark.parametrize("mode", ["scripted", "traced"])
+@pytest.mark.parametrize("bag", ["", "sum", "mean", "max"])
+def test_embeddings_are_float_before_an_int8_linear(bag: str, mode: Mode) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randint(0, 50, (6, 5)),)
+    model = quantize(Embedded(bag).eval(), inputs, mode)
+    covered = jitquant.coverage(model.int8)
+    assert "aten::linear" in [row.op for row in covered.int8]
+    op = "aten::embedding_bag" if bag else "aten::embedding"
+    assert (op, reasons()[op]) in {(row.op, row.reason) for row in covered.float}
+    assert sqnr(run(model.int8, inputs), run(model.float_model, inputs)) >= 25.0
