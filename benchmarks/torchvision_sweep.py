@@ -7,7 +7,7 @@ By default: every classification model of up to 30 million parameters, two for s
 for detection and two for video. Columns:
 
 - int8 MACs: which part of the multiply-accumulates of convolutions and linear layers is int8,
-  counted from the shapes in one run.
+  counted from the shapes in one run of the float model.
 - SQNR: of the int8 model's outputs against the float model's.
 - emulated SQNR: the same for `convert_jit(debug=True)`, which rounds alike and computes in float.
   The difference of the two is what int8 kernels cost beyond rounding.
@@ -20,13 +20,14 @@ classification model has less than 99 % of its multiply-accumulates in int8.
 """
 
 import argparse
+import functools
 import io
 import json
 import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ import jitquant
 from tutorials.measure import silence_torch_deprecations, sqnr_db
 
 WAYS = ("script", "trace")
+WEIGHTED = ("aten::conv2d", "aten::conv3d", "aten::linear")
 MOST_PARAMETERS = 30e6
 LEAST_SQNR_DB = 20.0
 LEAST_INT8_MACS = 0.99
@@ -202,9 +204,10 @@ def compare(result: Result, size: int, qconfig: jitquant.QConfig, batches: int) 
     result.sqnr_db = sqnr_db(expected, numbers(actual, result.task))
     result.emulated_sqnr_db = sqnr_db(expected, numbers(debug(sample), result.task))
     result.reload_equal = same(actual, reload(int8)(sample))
-    result.int8_macs = 1 - macs(int8, sample) / macs(model, sample)
-    for op in jitquant.coverage(int8).float:
-        if op.op in ("aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::linear"):
+    coverage = jitquant.coverage(int8)
+    result.int8_macs = int8_part(model, sample, coverage.ops)
+    for op in coverage.float:
+        if op.op in WEIGHTED:
             text = f"{op.op}: {op.reason}"
             result.float_layers[text] = result.float_layers.get(text, 0) + 1
 
@@ -280,11 +283,16 @@ def reload(model: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 
 
 class MacCounter(TorchDispatchMode):
-    """Counts multiply-accumulates of float convolutions and matrix products with 2-D weights."""
+    """Multiply-accumulates of convolutions and linear layers in the order that they run.
+
+    Attributes:
+        counted: by path of the module that calls the layer's function.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
+        self.counted: dict[str, list[int]] = {}
+        self.paths: list[str] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -292,21 +300,51 @@ class MacCounter(TorchDispatchMode):
         output = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.convolution.default:
             x, weight, transposed = args[0], args[1], args[6]
-            positions = x.numel() if transposed else output.numel()
-            self.total += positions * weight[0].numel()
+            self.count((x if transposed else output).numel() * weight[0].numel())
         elif func is torch.ops.aten.addmm.default:
-            self.total += output.numel() * args[1].shape[1]
+            self.count(output.numel() * args[1].shape[1])
         elif func is torch.ops.aten.mm.default:
-            self.total += output.numel() * args[0].shape[1]
+            self.count(output.numel() * args[0].shape[1])
         return output
 
+    def count(self, macs: int) -> None:
+        self.counted.setdefault(self.paths[-1], []).append(macs)
 
-def macs(model: Callable[[Any], Any], sample: Any) -> int:
-    """Multiply-accumulates of float convolutions and linear layers in one run."""
+
+def macs_by_module(model: nn.Module, sample: Any) -> dict[str, list[int]]:
+    """Multiply-accumulates of each convolution and linear layer that runs, by module path."""
     counter = MacCounter()
+    handles = []
+    for path, module in model.named_modules():
+        enter = functools.partial(_enter, counter.paths, path)
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(lambda *_: counter.paths.pop() and None))
     with counter:
         model(sample)
-    return counter.total
+    for handle in handles:
+        handle.remove()
+    return counter.counted
+
+
+def _enter(paths: list[str], path: str, *_: Any) -> None:
+    paths.append(path)
+
+
+def int8_part(model: nn.Module, sample: Any, ops: Iterable[jitquant.OpCoverage]) -> float:
+    """Which part of the multiply-accumulates of `model` is int8, by its coverage; 0 to 1."""
+    layers: dict[str, list[bool]] = {}
+    for op in ops:
+        if op.op in WEIGHTED:
+            layers.setdefault(op.module, []).append(op.int8)
+    counted = macs_by_module(model, sample)
+    int8 = 0.0
+    for path, macs in counted.items():
+        flags = layers.get(path, [False])
+        if len(flags) == len(macs):
+            int8 += sum(count for count, flag in zip(macs, flags, strict=True) if flag)
+        else:  # a loop, or branches that did not run
+            int8 += sum(macs) * sum(flags) / len(flags)
+    return int8 / sum(sum(macs) for macs in counted.values())
 
 
 def shortcomings(result: Result) -> list[str]:
