@@ -224,3 +224,20 @@ def test_random_values_stay_random() -> None:
     model, _ = quantized(AddsNoise(), x)
     with torch.no_grad():
         assert not torch.equal(model(x), model(x))
+
+
+class NormalizesWhatAComputedWeightGives(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+        self.bn = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(functional.linear(x, self.fc.weight.t()))
+        return y
+
+
+def test_batch_norm_behind_a_computed_weight_is_no_crash() -> None:
+    torch.manual_seed(0)
+    _, error = quantized(NormalizesWhatAComputedWeightGives(), torch.randn(2, 4, 8, 8))
+    assert error >= 25.0

@@ -195,11 +195,11 @@ void foldUses(const WeightUses& uses, const Readers& readers, const jit::Module&
       return;
     }
   }
-  if (hasOtherReaders(uses, readers, module)) return;
   const auto weight = constantTensor(first_conv->input(1), module);
   const auto bias = constantTensor(first_conv->input(2), module);
   const auto bn = readBatchNorm(first_bn, module);
   if (!weight || !bn || (!bias && !isNone(first_conv->input(2)))) return;
+  if (hasOtherReaders(uses, readers, module)) return;
   const int64_t groups = transposedGroups(first_conv);
   for (const Node* conv : uses.convs) {
     if (conv->kind() != first_conv->kind() || transposedGroups(conv) != groups) return;
