@@ -85,7 +85,6 @@ STEPS: dict[str, str] = {
     "in_place_add": "{out} = {a}\n{out} += {b}",
     "in_place_relu": "{out} = torch.relu_({a})",
     "in_place_on_fresh": "{out} = self.{conv}({a})\n{out}.mul_(0.5)\n{out} += {b}",
-    "in_place_on_view": "{out} = {a}\n{out}.view(-1).add_(0.25)",
     "in_place_on_slice": "{out} = self.{conv}({a})\n{out}[:, :2] += {b}[:, 2:]",
     "in_place_copy": "{out} = torch.zeros_like({a})\n{out}[:, 1:3].copy_({b}[:, :2])",
     "tuple": "{out}_t = ({a}, self.{conv}({b}))\n{out} = {out}_t[0] + {out}_t[1]",
