@@ -26,14 +26,12 @@ std::optional<at::IValue> Evaluator::evaluate(const jit::Value* value) {
 std::optional<at::IValue> Evaluator::compute(const jit::Value* value) {
   if (auto constant = constantOrAttribute(value, module_)) return constant;
   const jit::Node* node = value->node();
-  if (node->kind() == c10::prim::ListUnpack) {
-    const auto list = evaluate(node->input());
-    return list ? std::optional(list->toListRef()[value->offset()]) : std::nullopt;
-  }
-  if (!node->blocks().empty() || node->outputs().size() != 1) return std::nullopt;
+  if (!node->blocks().empty()) return std::nullopt;
   if (node->kind() == c10::prim::Param || node->kind() == c10::prim::GetAttr) return std::nullopt;
-  const bool is_list = node->kind() == c10::prim::ListConstruct;  // an instruction, no operator
-  if (is_list ? !isOnlyRead(value) : !isPure(node)) return std::nullopt;
+  // Instructions of the interpreter, no operators.
+  const bool is_list = node->kind() == c10::prim::ListConstruct;
+  const bool is_unpack = node->kind() == c10::prim::ListUnpack;
+  if (is_list ? !isOnlyRead(value) : !is_unpack && !isPure(node)) return std::nullopt;
   jit::Stack stack;
   for (const jit::Value* input : node->inputs()) {
     auto argument = evaluate(input);
@@ -45,8 +43,9 @@ std::optional<at::IValue> Evaluator::compute(const jit::Value* value) {
     for (at::IValue& element : stack) list.push_back(std::move(element));
     return list;
   }
+  if (is_unpack) return stack[0].toListRef().at(value->offset());
   node->getOperation()(stack);
-  return stack.back();
+  return stack.at(stack.size() - node->outputs().size() + value->offset());
 }
 
 }  // namespace jitquant

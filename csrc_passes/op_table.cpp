@@ -190,6 +190,10 @@ std::vector<OpRow> makeTable() {
                            "aten::unflatten"}) {
     rows.push_back({name, Role::kSharesInput, first});
   }
+  for (const char* name : {"aten::chunk", "aten::split", "aten::split_with_sizes", "aten::unbind",
+                           "aten::tensor_split"}) {
+    rows.push_back({name, Role::kSharesInput, first});
+  }
   for (const char* name : {"aten::size", "aten::dim", "aten::len", "aten::numel"}) {
     rows.push_back({name, Role::kMetadata, first});
   }
@@ -243,6 +247,43 @@ const OpRow* findRow(const Node* node) {
     return on_tensor ? row : nullptr;
   }
   return nullptr;
+}
+
+namespace {
+
+bool isTensorList(const Value* value) {
+  return value->type()->isSubtypeOf(*c10::ListType::ofTensors());
+}
+
+bool readsList(const Node* node) {
+  const auto kind = node->kind();
+  return (kind == c10::prim::ListUnpack || kind == c10::aten::__getitem__) &&
+         isTensorList(node->input(0));
+}
+
+}  // namespace
+
+std::vector<Value*> resultsOf(const Node* op) {
+  Value* output = const_cast<Node*>(op)->output(0);
+  if (!isTensorList(output)) return {output};
+  std::vector<Value*> results;
+  for (const jit::Use& use : output->uses()) {
+    for (Value* result : use.user->outputs()) results.push_back(result);
+  }
+  return results;
+}
+
+Node* sourceOf(const Value* value) {
+  Node* node = const_cast<Value*>(value)->node();
+  return readsList(node) ? node->input(0)->node() : node;
+}
+
+std::string listProblem(const Node* op) {
+  if (!isTensorList(op->output(0))) return "";
+  for (const jit::Use& use : op->output(0)->uses()) {
+    if (!readsList(use.user)) return "its list is used as a whole";
+  }
+  return "";
 }
 
 std::vector<Value*> dataInputs(const Node* node, const OpRow& row) {

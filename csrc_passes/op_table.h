@@ -41,6 +41,13 @@ struct OpRow {
 const std::vector<OpRow>& opTable();
 const OpRow* findRow(const jit::Node* node);
 
+// The tensors that an op gives: its tensor output, or what is read from its list of tensors.
+std::vector<jit::Value*> resultsOf(const jit::Node* op);
+// The op that a tensor comes from: behind a read of a list, the op that gave the list.
+jit::Node* sourceOf(const jit::Value* value);
+// Why the list that an op gives cannot be one of int8 tensors; "" if it can, or is no list.
+std::string listProblem(const jit::Node* op);
+
 // The tensors that a node reads as quantized data; the elements of a list operand.
 std::vector<jit::Value*> dataInputs(const jit::Node* node, const OpRow& row);
 

@@ -147,13 +147,14 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   pipeline.run("own_state", {"collect_observers"}, ownState);
   pipeline.run("plan", {"own_state"}, plan);
   pipeline.run("insert_qdq", {"plan"}, insertQdq);
+  pipeline.run("quantize_joins", {"insert_qdq"}, quantizeJoins);
   const auto finished = [&] {
     Result result = finish(pipeline, /*strip=*/true);
     result.inputs = std::move(inputs);
     return result;
   };
   if (debug) return finished();
-  pipeline.run("propagate_dequantize", {"insert_qdq"}, propagateDequantize);
+  pipeline.run("propagate_dequantize", {"quantize_joins"}, propagateDequantize);
   pipeline.run("lower", {"propagate_dequantize"}, lower);
   pipeline.run("verify", {"lower"}, verify);
   pipeline.run("fuse", {"verify"}, fuse);

@@ -20,6 +20,12 @@ struct Plan {
   std::unordered_map<const jit::Node*, jit::Node*> activation_of;  // op -> activation it absorbs
   std::unordered_map<const jit::Node*, jit::Node*> absorbed_by;    // activation -> op
   std::vector<ObservedValue> observed;  // values that get qparams, in graph order
+  // Outputs of branches and values that go round a loop, which only int8 ops read.
+  std::unordered_set<const jit::Value*> joined;
+  // int8 value -> the one in `joined` that it becomes, whose qparams it has; and the other way
+  // round.
+  std::unordered_map<const jit::Value*, jit::Value*> joins;
+  std::unordered_map<const jit::Value*, std::vector<jit::Value*>> members;
   // Further inputs of ops that verify will run, and of the method itself.
   std::vector<jit::Value*> shapes_only;
 

@@ -61,12 +61,17 @@ struct InputSeen {
   int64_t dtype = -1;          // ScalarType
 };
 
+// One tensor of an op in float and in int8.
+struct LoweredResult {
+  jit::Value* float_output;  // dequantized reference, before quantization
+  jit::Value* int8_output;   // the int8 value that replaced it
+  jit::Node* quantize;       // quantize_per_tensor of float_output; null after an op that moves
+};
+
 // An op with its fused activation: what lower made, and what it stands for.
 struct Lowering {
   jit::Node* float_op;
-  jit::Value* float_output;              // dequantized reference, before quantization
-  jit::Value* int8_output;               // the int8 value that replaced it
-  jit::Node* quantize;                   // quantize_per_tensor of float_output
+  std::vector<LoweredResult> results;
   std::vector<jit::Value*> dequantized;  // data inputs of float_op
 };
 

@@ -44,6 +44,24 @@ QParams tighten(const QParams& qparams, std::pair<double, double> bounds) {
   return perTensor(tight, static_cast<int64_t>(std::nearbyint(-lowest / tight)));
 }
 
+QParams unite(const QParams& a, const QParams& b) {
+  const auto lowest = [](const QParams& q) {
+    return -static_cast<double>(q.scalarZeroPoint()) * q.scalarScale();
+  };
+  const auto highest = [](const QParams& q) {
+    return static_cast<double>(q.quant_max - q.scalarZeroPoint()) * q.scalarScale();
+  };
+  if (lowest(b) >= lowest(a) && highest(b) <= highest(a)) return a;
+  if (lowest(a) >= lowest(b) && highest(a) <= highest(b)) return b;
+  const double low = std::min(lowest(a), lowest(b));
+  const double high = std::max(highest(a), highest(b));
+  const int64_t quant_max = std::min(a.quant_max, b.quant_max);
+  const double scale = (high - low) / static_cast<double>(quant_max);
+  QParams united = perTensor(scale, static_cast<int64_t>(std::nearbyint(-low / scale)));
+  united.quant_max = quant_max;
+  return united;
+}
+
 void carryObservation(Program& program, const Value* from, const Value* to) {
   const auto found = program.observations.find(from);
   if (found == program.observations.end()) return;
@@ -83,6 +101,7 @@ static size_t outputScaleIndex(const Node* node) {
 
 std::optional<QParams> staticQParams(const Value* quantized) {
   const Node* node = quantized->node();
+  if (node->kind().is_prim()) return std::nullopt;
   size_t scale_index = 1;
   if (node->kind().is_aten() && node->kind() != c10::aten::quantize_per_tensor) {
     const OpRow* row = findRow(node);

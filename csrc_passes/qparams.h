@@ -34,6 +34,9 @@ QParams readQParams(jit::Module observer);
 // that the bounds are the lowest and highest integer. Only where all 8 bits are in use.
 QParams tighten(const QParams& qparams, std::pair<double, double> bounds);
 
+// qparams that hold the ranges of both, per tensor.
+QParams unite(const QParams& a, const QParams& b);
+
 QParams perTensor(double scale, int64_t zero_point);
 
 }  // namespace jitquant

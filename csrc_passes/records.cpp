@@ -1,5 +1,7 @@
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <algorithm>
+
 #include "error.h"
 #include "ir_util.h"
 #include "plan.h"
@@ -33,10 +35,19 @@ bool isTracedNumber(const Value* value) {
   return from_number;
 }
 
+// Whether it works on lists or dicts of anything, such as aten::append.
+bool isOfTheLanguage(const Node* node) {
+  const c10::FunctionSchema* schema = node->maybeSchema();
+  if (schema == nullptr) return false;
+  return std::any_of(
+      schema->arguments().begin(), schema->arguments().end(),
+      [](const c10::Argument& argument) { return argument.type()->hasFreeVariables(); });
+}
+
 // Ops that compute tensors. What only reads shapes, or arranges values in the language, is not
 // an op that could be int8 or float.
 bool isListed(const Node* node) {
-  if (node->kind().is_prim()) return false;
+  if (node->kind().is_prim() || isOfTheLanguage(node)) return false;
   const OpRow* row = findRow(node);
   if (row != nullptr && row->role == Role::kMetadata) return false;
   for (const Value* output : node->outputs()) {

@@ -134,7 +134,7 @@ def int8_ops(model: torch.jit.ScriptModule) -> tuple[str, ...]:
             continue
         if reads or kind == "aten::quantize_per_tensor":
             quantized.update(value.debugName() for value in tensors)
-        if reads and kind != "prim::ListConstruct":
+        if reads and kind not in ("prim::ListConstruct", "prim::ListUnpack", "aten::__getitem__"):
             ops.append(kind)
     return tuple(ops)
 

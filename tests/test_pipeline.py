@@ -30,6 +30,7 @@ DEBUG = [
     "own_state",
     "plan",
     "insert_qdq",
+    "quantize_joins",
     "strip_origins",
 ]
 CONVERT = [
@@ -61,7 +62,8 @@ NEEDS = {
     "insert_observers": ["plan"],
     "collect_observers": ["fold_attributes"],
     "insert_qdq": ["plan"],
-    "propagate_dequantize": ["insert_qdq"],
+    "quantize_joins": ["insert_qdq"],
+    "propagate_dequantize": ["quantize_joins"],
     "lower": ["propagate_dequantize"],
     "verify": ["lower"],
     "fuse": ["verify"],

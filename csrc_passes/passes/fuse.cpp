@@ -26,7 +26,7 @@ void fuse(Program& program) {
       Node* producer = node->input(0)->node();
       if (producer->kind() != c10::aten::dequantize) continue;
       Value* source = producer->input();
-      const auto before = isTensor(source) ? staticQParams(source) : std::nullopt;
+      const auto before = isTensor(source) ? qparamsOf(source, program) : std::nullopt;
       const auto after = staticQParams(node->output());
       const bool same = before && after && before->scalarScale() == after->scalarScale() &&
                         before->scalarZeroPoint() == after->scalarZeroPoint();

@@ -35,6 +35,7 @@ class Inserter {
     const std::vector<Node*> nodes = allNodes(*method_.graph);
     for (const ObservedValue& observed : plan.observed) {
       Value* value = observed.value;
+      if (isAverage(value)) continue;  // it takes its input's qparams
       known_.emplace(value, chosenQParams(value));
       insert(value, known_.at(value), /*all_uses=*/producedInt8(value));
     }
@@ -48,9 +49,8 @@ class Inserter {
         insertWeight(node);
       } else if (row.role == Role::kSharesInput || row.role == Role::kAverages) {
         const QParams& input = qparamsOf(node->input(row.data[0]));
-        const bool averages = row.role == Role::kAverages;
-        known_.emplace(node->output(), averages ? input : sharedQParams(node, input));
-        if (averages) insert(node->output(), known_.at(node->output()), true);
+        for (Value* result : resultsOf(node)) known_[result] = sharedQParams(node, input);
+        if (row.role == Role::kAverages) insert(node->output(), input, /*all_uses=*/true);
       }
     }
   }
@@ -65,9 +65,27 @@ class Inserter {
   }
 
   QParams chosenQParams(const Value* value) const {
-    const QParams& observed = *program_.observations.at(value).qparams;
-    const bool absorbed = method_.plan->absorbed_by.count(value->node()) != 0;
+    const Plan& plan = *method_.plan;
+    if (const auto join = plan.joins.find(value); join != plan.joins.end()) {
+      return chosenQParams(join->second);
+    }
+    const QParams& observed = observedAt(value);
+    if (const auto members = plan.members.find(value); members != plan.members.end()) {
+      QParams united = observed;
+      for (const Value* member : members->second) united = unite(united, observedAt(member));
+      return united;
+    }
+    const bool absorbed = plan.absorbed_by.count(value->node()) != 0;
     return absorbed ? tighten(observed, *activationBounds(value->node())) : observed;
+  }
+
+  const QParams& observedAt(const Value* value) const {
+    return *program_.observations.at(value).qparams;
+  }
+
+  bool isAverage(const Value* value) const {
+    const Node* node = value->node();
+    return method_.plan->int8.count(node) != 0 && findRow(node)->role == Role::kAverages;
   }
 
   bool producedInt8(const Value* value) const {

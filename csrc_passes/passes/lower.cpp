@@ -56,7 +56,7 @@ class Lowerer {
     const std::string kind = relu ? int8.relu_op : int8.op.substr(0, int8.op.find('.'));
     Node* lowered = graph.create(c10::Symbol::fromQualString(kind));
     copyOrigin(lowered, op)->insertBefore(quantize);
-    Lowering lowering{op, result, lowered->output(), quantize, {}};
+    Lowering lowering{op, {}, {}};
     const std::vector<size_t> args = int8.args.empty() ? allInputs(op) : int8.args;
     for (const size_t i : args) lowered->addInput(argument(op, row, i, lowered, lowering));
     if (!int8.prepack.empty()) lowered->addInput(packedParams(op, int8, lowered));
@@ -72,7 +72,7 @@ class Lowerer {
     if (activation != nullptr && !relu && !saturates(*activation, quantize)) {
       output = int8Activation(activation, output, quantize);
     }
-    lowering.int8_output = output;
+    lowering.results.push_back({result, output, quantize});
     quantize->output()->replaceAllUsesWith(output);
     program_.lowerings.push_back(lowering);
     report(op, kind);

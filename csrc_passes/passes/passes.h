@@ -31,6 +31,7 @@ void insertObservers(Program& program, const jit::Module& shape_recorder);
 // Convert.
 void collectObservers(Program& program);
 void insertQdq(Program& program);
+void quantizeJoins(Program& program);
 void propagateDequantize(Program& program);
 void lower(Program& program);
 void verify(Program& program);

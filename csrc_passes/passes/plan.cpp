@@ -16,6 +16,7 @@
 #include "float_ops.h"
 #include "ir_util.h"
 #include "passes/passes.h"
+#include "qparams.h"
 #include "targets/target.h"
 
 namespace jitquant {
@@ -24,6 +25,10 @@ using jit::Node;
 using jit::Value;
 
 namespace {
+
+// An average has its input's qparams. Where it spans less than an eighth of the input's range, less
+// than 5 of 8 bits would be left of it (about 30 dB).
+constexpr double kMostRangeOfAverage = 8.0;
 
 class Planner {
  public:
@@ -50,6 +55,7 @@ class Planner {
     for (Node* node : listed_) absorbActivation(node);
     for (Node* node : listed_) markPathsTo(node);
     for (Node* node : listed_) markPathFrom(node);
+    if (!program_.observations.empty()) joinBlock(method_.graph->block());
     for (Node* node : listed_) report(node);
     listObserved();
     return plan_;
@@ -70,6 +76,11 @@ class Planner {
     return role == Role::kSharesInput || role == Role::kAverages;
   }
 
+  // Observed, to know whether the qparams of its input suit it.
+  bool isAverage(const Node* node) const {
+    return isCandidate(node) && findRow(node)->role == Role::kAverages;
+  }
+
   std::string whyFloat(const Node* node) const {
     const OpRow* row = findRow(node);
     if (row == nullptr) return whyFloatOp(node, program_.module);
@@ -83,10 +94,11 @@ class Planner {
       std::string reason = int8->unfit(node, program_.module);
       if (!reason.empty()) return reason;
     }
-    if (node->outputs().size() != 1) return "it has several outputs";
+    std::string problem = listProblem(node);
+    if (!problem.empty()) return problem;
     if (row->role == Role::kObserved && isMaskOfSoftmax(node)) return "only a softmax reads it";
     std::vector<Value*> values = dataInputs(node, *row);
-    values.push_back(const_cast<Node*>(node)->output());
+    for (Value* result : resultsOf(node)) values.push_back(result);
     for (const Value* value : values) {
       if (!isTensor(value)) return "it reads a value that is no tensor";
       const auto dtype = value->type()->expect<c10::TensorType>()->scalarType();
@@ -118,10 +130,16 @@ class Planner {
 
   // The value whose qparams `value` has: up through ops that only move values.
   Value* root(Value* value) const {
-    while (isPassing(value->node()) && !isObserved(value)) {
-      value = value->node()->input(findRow(value->node())->data[0]);
+    while (isPassing(sourceOf(value)) && (isAverage(sourceOf(value)) || !isObserved(value))) {
+      value = passedOn(value);
     }
     return value;
+  }
+
+  // What an op that passes values on made `value` of.
+  static Value* passedOn(const Value* value) {
+    Node* op = sourceOf(value);
+    return op->input(findRow(op)->data[0]);
   }
 
   bool isObserved(const Value* value) const {
@@ -136,8 +154,8 @@ class Planner {
     for (bool changed = true; changed;) {
       changed = false;
       for (Node* node : listed_) {
-        if (!isCompute(node)) continue;
-        std::string reason = problemOf(node);
+        if (!isCompute(node) && !isAverage(node)) continue;
+        std::string reason = isAverage(node) ? problemOfAverage(node) : problemOf(node);
         if (reason.empty()) continue;
         candidates_.erase(node);
         record(node).reason = std::move(reason);
@@ -170,6 +188,27 @@ class Planner {
       if (!reason.empty()) return reason;
     }
     return "";
+  }
+
+  std::string problemOfAverage(Node* node) const {
+    const auto input = qparamsAt(passedOn(node->output()));
+    if (!input || !isObserved(node->output())) return "";
+    const double own = program_.observations.at(node->output()).qparams->scalarScale();
+    if (own * kMostRangeOfAverage >= input->scalarScale()) return "";
+    return "its values span less than an eighth of its input's range";
+  }
+
+  // The qparams that `value` is going to have, where calibration saw it or what it is made of.
+  std::optional<QParams> qparamsAt(Value* value) const {
+    Node* op = sourceOf(value);
+    if (isObserved(value) && !isAverage(op)) return program_.observations.at(value).qparams;
+    if (isPassing(op)) {
+      const auto input = qparamsAt(passedOn(value));
+      return input ? std::optional(sharedQParams(op, *input)) : std::nullopt;
+    }
+    if (findRowOfCompute(value) != Role::kFixedQParams) return std::nullopt;
+    const OpRow& row = *findRow(op);
+    return perTensor(row.fixed_scale, row.fixed_zero_point);
   }
 
   std::optional<Role> findRowOfCompute(const Value* value) const {
@@ -207,9 +246,8 @@ class Planner {
   void markPathsTo(Node* op) {
     if (!isCompute(op)) return;
     for (Value* value : dataInputs(op, *findRow(op))) {
-      for (Value* end = root(value); value != end;) {
-        plan_->int8.insert(value->node());
-        value = value->node()->input(findRow(value->node())->data[0]);
+      for (Value* end = root(value); value != end; value = passedOn(value)) {
+        plan_->int8.insert(sourceOf(value));
       }
       needed_.emplace(root(value), record(op).qconfig);
     }
@@ -218,13 +256,85 @@ class Planner {
   // Values of int8 ops are moved on in int8: a quarter of the memory.
   void markPathFrom(Node* node) {
     if (!isPassing(node)) return;
-    const Value* source = root(node->output());
-    if (isInt8Output(source)) plan_->int8.insert(node);
+    if (isInt8Output(root(node->input(findRow(node)->data[0])))) plan_->int8.insert(node);
   }
 
   bool isInt8Output(const Value* value) const {
     const Node* node = value->node();
     return isCompute(node) || plan_->absorbed_by.count(node) != 0;
+  }
+
+  void joinBlock(jit::Block* block) {
+    for (Node* node : block->nodes()) {
+      for (jit::Block* inner : node->blocks()) joinBlock(inner);
+      if (node->kind() == c10::prim::If) {
+        for (Value* output : node->outputs()) joinBranches(output);
+      } else if (node->kind() == c10::prim::Loop) {
+        for (size_t i = 0; i < node->outputs().size(); ++i) joinLoop(node, i);
+      }
+    }
+  }
+
+  bool isReadByInt8OpsOnly(const Value* value) const {
+    return needed_.count(value) != 0 && isObserved(value) &&
+           std::all_of(value->uses().begin(), value->uses().end(),
+                       [&](const jit::Use& use) { return plan_->isInt8Use(use); });
+  }
+
+  void joinBranches(Value* output) {
+    if (!isReadByInt8OpsOnly(output)) return;
+    plan_->joined.insert(output);
+    for (jit::Block* branch : output->node()->blocks())
+      join(branch->outputs()[output->offset()], output);
+  }
+
+  // Value i that goes round a loop. The last one, which leaves it, was not seen at the body's
+  // input.
+  void joinLoop(Node* loop, size_t i) {
+    jit::Block* body = loop->blocks()[0];
+    Value* carried = body->inputs()[i + 1];
+    Value* last = loop->output(i);
+    if (!isReadByInt8OpsOnly(carried)) return;
+    Value* returned = source(body->outputs()[i + 1]);
+    const bool last_was_seen = isObserved(last) || (isObserved(returned) && isInt8Output(returned));
+    if (!last_was_seen || !isOfOneRange(carried, isObserved(last) ? last : returned)) return;
+    plan_->joined.insert(carried);
+    join(body->outputs()[i + 1], carried);
+    join(loop->input(i + 2), carried);
+    if (needed_.count(last) != 0 && isObserved(last)) addMember(last, carried);
+  }
+
+  // With one set of qparams, the narrower of two values would lose bits.
+  bool isOfOneRange(const Value* a, const Value* b) const {
+    const double first = program_.observations.at(a).qparams->scalarScale();
+    const double second = program_.observations.at(b).qparams->scalarScale();
+    return std::max(first, second) <= 2 * std::min(first, second);
+  }
+
+  // Up through ops that move values, to a value that nothing else reads.
+  Value* source(Value* value) const {
+    while (isPassing(sourceOf(value)) && hasOneUse(value) && !isAverage(sourceOf(value)) &&
+           sourceOf(value)->kind() != c10::aten::mul) {
+      value = passedOn(value);
+    }
+    return value;
+  }
+
+  void join(Value* value, Value* into) {
+    value = source(value);
+    if (!hasOneUse(value)) return;
+    if (value->node()->kind() == c10::prim::If) {
+      plan_->joined.insert(value);
+      for (jit::Block* branch : value->node()->blocks())
+        join(branch->outputs()[value->offset()], into);
+    } else if (isInt8Output(value) && isObserved(value)) {
+      addMember(value, into);
+    }
+  }
+
+  void addMember(Value* value, Value* into) {
+    plan_->joins[value] = into;
+    plan_->members[into].push_back(value);
   }
 
   void report(const Node* node) {
@@ -266,6 +376,8 @@ class Planner {
     const bool is_output = isCompute(op) && plan_->outputOf(const_cast<Node*>(op)) == value;
     if (is_output) {
       if (findRow(op)->role == Role::kFixedQParams) return;
+      observe(value, record(op).qconfig);
+    } else if (isAverage(op) && plan_->int8.count(op) != 0) {
       observe(value, record(op).qconfig);
     } else if (const auto found = needed_.find(value); found != needed_.end()) {
       observe(value, found->second);

@@ -5,6 +5,11 @@
 // After:
 //   %pq = aten::max_pool2d(%q, ...); %p = aten::dequantize(%pq); %n = aten::size(%q, %zero)
 //
+// So do ops that give a list of tensors, with what reads the list:
+//   %l = aten::chunk(%d, ...); %a, %b = prim::ListUnpack(%l)
+// becomes
+//   %lq = aten::chunk(%q, ...); %aq, %bq = prim::ListUnpack(%lq); %a = aten::dequantize(%aq)
+//
 // Needs:  insert_qdq.
 // Leaves: ops that the plan keeps float.
 
@@ -27,10 +32,11 @@ Value* quantizedBehind(Value* value) {
              : nullptr;
 }
 
-void moveBelow(Program& program, Node* node, const OpRow& row, Value* quantized) {
+// The op on the quantized tensor, beside the float op.
+Node* insertMoved(const Int8Row& int8, Node* node, const OpRow& row, Value* quantized) {
   jit::Graph& graph = *node->owningGraph();
-  const Int8Row& int8 = *program.target->find(row);
-  Node* moved = graph.create(c10::Symbol::fromQualString(int8.op.substr(0, int8.op.find('.'))));
+  Node* moved = graph.create(c10::Symbol::fromQualString(int8.op.substr(0, int8.op.find('.'))),
+                             node->outputs().size());
   for (size_t i = 0; i < node->inputs().size(); ++i) {
     if (!int8.args.empty() && i >= int8.args.size()) break;
     moved->addInput(i == row.data[0] ? quantized : node->input(i));
@@ -38,17 +44,45 @@ void moveBelow(Program& program, Node* node, const OpRow& row, Value* quantized)
   if (row.name == "aten::mul.Scalar") {
     moved->replaceInput(1, insertConstantBefore(node, *constantNumber(node->input(1))));
   }
-  copyOrigin(moved, node)->insertBefore(node);
-  program.records[*mark(node, kOpMark)].reason = moved->kind().toQualString();
-  Node* dequantize = graph.create(c10::aten::dequantize, {moved->output()});
-  dequantize->insertAfter(node);
-  carryObservation(program, node->output(), dequantize->output());
-  if (const auto qparams = qparamsOf(quantized, program)) {
-    program.moved.emplace(moved->output(), sharedQParams(node, *qparams));
+  for (size_t i = 0; i < node->outputs().size(); ++i) {
+    moved->output(i)->setType(node->output(i)->type());
+    // Indices and the like are no quantized values.
+    if (i > 0) node->output(i)->replaceAllUsesWith(moved->output(i));
   }
-  program.lowerings.push_back(
-      {node, node->output(), moved->output(), nullptr, {node->input(row.data[0])}});
-  node->output()->replaceAllUsesWith(dequantize->output());
+  return copyOrigin(moved, node)->insertBefore(node);
+}
+
+// The tensors read from the list of `moved`, in the order of resultsOf(node).
+std::vector<Value*> readMoved(const Node* node, Node* moved) {
+  if (isTensor(node->output(0))) return {moved->output(0)};
+  std::vector<Value*> results;
+  for (const jit::Use& use : node->output(0)->uses()) {
+    Node* reader = moved->owningGraph()->createClone(use.user, [&](Value* value) {
+      return value == node->output(0) ? moved->output(0) : value;
+    });
+    copyOrigin(reader, use.user)->insertBefore(use.user);
+    for (Value* result : reader->outputs()) results.push_back(result);
+  }
+  return results;
+}
+
+void moveBelow(Program& program, Node* node, const OpRow& row, Value* quantized) {
+  Node* moved = insertMoved(*program.target->find(row), node, row, quantized);
+  program.records[*mark(node, kOpMark)].reason = moved->kind().toQualString();
+  Lowering lowering{node, {}, {node->input(row.data[0])}};
+  const std::vector<Value*> results = resultsOf(node);
+  const std::vector<Value*> moved_results = readMoved(node, moved);
+  for (size_t i = 0; i < results.size(); ++i) {
+    Node* dequantize = node->owningGraph()->create(c10::aten::dequantize, {moved_results[i]});
+    dequantize->insertAfter(results[i]->node());
+    carryObservation(program, results[i], dequantize->output());
+    if (const auto qparams = qparamsOf(quantized, program)) {
+      program.moved.emplace(moved_results[i], sharedQParams(node, *qparams));
+    }
+    lowering.results.push_back({results[i], moved_results[i], nullptr});
+    results[i]->replaceAllUsesWith(dequantize->output());
+  }
+  program.lowerings.push_back(std::move(lowering));
 }
 
 }  // namespace

@@ -33,7 +33,14 @@ bool dependsOnLayout(const Node* node) {
 
 // Whether it may be channels-last: dequantized, and not known to have another rank than 3 to 5.
 bool mayBeChannelsLast(const Value* value, const Program& program) {
-  if (value->node()->kind() != c10::aten::dequantize || !isTensor(value)) return false;
+  if (!isTensor(value)) return false;
+  const bool is_loop = value->node()->kind() == c10::prim::Loop;  // its first return is no output
+  for (const jit::Block* block : value->node()->blocks()) {
+    if (mayBeChannelsLast(block->outputs()[value->offset() + (is_loop ? 1 : 0)], program)) {
+      return true;
+    }
+  }
+  if (value->node()->kind() != c10::aten::dequantize) return false;
   const auto found = program.observations.find(value);
   if (found == program.observations.end() || found->second.shapes.empty()) return true;
   const auto& shapes = found->second.shapes;
@@ -51,6 +58,20 @@ void readContiguous(Node* reader, size_t input) {
   reader->replaceInput(input, contiguous->output());
 }
 
+// Results, also those inside of returned tuples, lists and dicts.
+void returnContiguous(Node* results, const Program& program, const Aliases& aliases) {
+  for (size_t i = 0; i < results->inputs().size(); ++i) {
+    Value* result = results->input(i);
+    const auto kind = result->node()->kind();
+    if (kind == c10::prim::TupleConstruct || kind == c10::prim::ListConstruct ||
+        kind == c10::prim::DictConstruct) {
+      returnContiguous(result->node(), program, aliases);
+    } else if (mayBeChannelsLast(result, program) && !aliases.isWritten(result)) {
+      readContiguous(results, i);
+    }
+  }
+}
+
 }  // namespace
 
 void restoreLayout(Program& program) {
@@ -65,12 +86,7 @@ void restoreLayout(Program& program) {
       if (!dependsOnLayout(node) || !isTensor(node->input(0))) continue;
       if (!aliases.isWritten(node->input(0))) readContiguous(node, 0);
     }
-    Node* results = method.graph->return_node();
-    for (size_t i = 0; i < results->inputs().size(); ++i) {
-      const Value* result = results->input(i);
-      if (mayBeChannelsLast(result, program) && !aliases.isWritten(result))
-        readContiguous(results, i);
-    }
+    returnContiguous(method.graph->return_node(), program, aliases);
   }
 }
 

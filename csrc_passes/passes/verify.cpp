@@ -96,10 +96,14 @@ class Verifier {
       evaluator.set(dequantized, tensor.dequantize().contiguous());
     }
     try {
-      const auto expected = evaluator.evaluate(lowering.float_output);
-      const auto actual = evaluator.evaluate(lowering.int8_output);
-      if (!expected || !actual) return "";
-      return compare(lowering, expected->toTensor(), actual->toTensor());
+      for (const LoweredResult& result : lowering.results) {
+        const auto expected = evaluator.evaluate(result.float_output);
+        const auto actual = evaluator.evaluate(result.int8_output);
+        if (!expected || !actual) continue;
+        std::string problem = compare(lowering, expected->toTensor(), actual->toTensor());
+        if (!problem.empty()) return problem;
+      }
+      return "";
     } catch (const std::exception& error) {
       std::string text = error.what();
       text.erase(0, text.find_first_not_of("\n "));
@@ -133,20 +137,25 @@ class Verifier {
     OpRecord& record = program_.records[*mark(lowering.float_op, kOpMark)];
     record.int8 = false;
     record.reason = reason;
-    if (const Node* activation = lowering.float_output->node(); activation != lowering.float_op) {
+    for (const LoweredResult& result : lowering.results) takeBack(lowering, result);
+  }
+
+  void takeBack(const Lowering& lowering, const LoweredResult& result) {
+    const Node* activation = result.float_output->node();
+    if (sourceOf(result.float_output) != lowering.float_op) {
       OpRecord& absorbed = program_.records[*mark(activation, kOpMark)];
       absorbed.int8 = false;
       absorbed.reason = "the op that would absorb it stays float";
     }
-    Node* quantize = lowering.quantize;
+    Node* quantize = result.quantize;
     if (quantize == nullptr) {
-      const QParams qparams = *qparamsOf(lowering.int8_output, program_);
+      const QParams qparams = *qparamsOf(result.int8_output, program_);
       const QuantizePair pair =
-          insertQuantizePair(lowering.float_output, qparams, lowering.float_output->node()->next());
+          insertQuantizePair(result.float_output, qparams, result.float_output->node()->next());
       quantize = pair.quantize;
       pair.dequantize->destroy();
     }
-    lowering.int8_output->replaceAllUsesWith(quantize->output());
+    result.int8_output->replaceAllUsesWith(quantize->output());
   }
 
   Program& program_;

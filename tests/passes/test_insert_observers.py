@@ -73,8 +73,8 @@ def test_float_ops_get_no_observer_and_inputs_a_recorder_of_shapes() -> None:
     assert change.model.jitquant_observer_0.original_name == "ShapeRecorder"
 
 
-def test_averages_get_a_recorder_of_shapes() -> None:
-    """verify runs them, so it needs a shape; their qparams are their input's."""
+def test_averages_are_observed_and_their_inputs_get_a_recorder_of_shapes() -> None:
+    """Whether the qparams of an average's input suit it is seen from its own range."""
 
     class Pools(LinearRelu):
         def forward(self, x: Tensor) -> Tensor:
@@ -97,9 +97,10 @@ def test_averages_get_a_recorder_of_shapes() -> None:
               %1 : Tensor = aten::linear(%0, self.linear.weight, self.linear.bias)
               %2 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_1, %1)
               %3 : Tensor = aten::hardsigmoid(%2)
-              %4 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_2, %3)
+              %4 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_3, %3)
               %5 : Tensor = aten::mean(%4, [0], False, None)
-              return (%5)
+              %6 : Tensor = prim::CallMethod[name="forward"](self.jitquant_observer_2, %5)
+              return (%6)
         """,
     )
     types = [str(module.original_name) for module in change.model.children()]

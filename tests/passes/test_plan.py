@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jitquant import convert_jit, coverage, prepare_jit
+from jitquant import convert_jit, coverage, default_qconfig, prepare_jit
 from tests.ir import (
     FIXED,
     assert_same_output,
@@ -327,6 +327,11 @@ class MeanOfDtype(nn.Module):
         return x.mean(dim=1, dtype=torch.float64)
 
 
+class ListUsedAsWhole(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat(self.conv(x).chunk(2, 1))
+
+
 class NoRow(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.cumprod(1)
@@ -377,6 +382,7 @@ def test_sum_of_int8_values_before_a_softmax_is_int8() -> None:
         (ZeroFactor(), "aten::mul", "its factor is zero, or too small or large for a scale"),
         (ComputedTerm(), "aten::add", "its second operand is computed at run time"),
         (ComputedList(), "aten::cat", "its list is built at run time"),
+        (ListUsedAsWhole(), "aten::chunk", "its list is used as a whole"),
         (SharedList(), "aten::cat", "its list has another user"),
         (MeanOfDtype(), "aten::mean", "it changes the dtype"),
         (NoRow(), "aten::cumprod", "no int8 form of aten::cumprod"),
@@ -484,6 +490,26 @@ def test_values_that_move_to_and_from_an_int8_op_move_in_int8() -> None:
         """,
     )
     assert [reason for _, reason in reasons(change.model)] == ["int8"] * 3
+
+
+class MeanOfNoise(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return y.mean()
+
+
+def test_average_of_much_narrower_range_than_its_input_stays_float() -> None:
+    module = MeanOfNoise()
+    model = scripted(module)
+    with torch.no_grad():
+        model.conv.bias.zero_()
+    prepared = prepare_jit(model, {"": default_qconfig})
+    noise = sample(1, 2, 32, 32)
+    prepared(noise - noise.mean((2, 3), keepdim=True) + 0.01)
+    assert reasons(convert_jit(prepared)) == [
+        ("aten::conv2d", "quantized::conv2d"),
+        ("aten::mean", "its values span less than an eighth of its input's range"),
+    ]
 
 
 # --- control flow ---

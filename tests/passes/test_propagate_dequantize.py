@@ -6,6 +6,7 @@ from torch.nn import functional
 from tests.ir import (
     assert_change,
     assert_same_output,
+    assert_text,
     assert_unchanged,
     before_and_after,
     sample,
@@ -131,3 +132,36 @@ def test_dequantize_stays_before_a_float_op() -> None:
               return (%7)
         """,
     )
+
+
+class Halves(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        parts = (x + 0.5).chunk(2, 1)
+        return parts[0], parts[1]
+
+
+def test_dequantize_moves_past_a_list_and_what_reads_it() -> None:
+    model = scripted(Halves())
+    change = before_and_after("propagate_dequantize", model, X)
+    assert_text(
+        change.after,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
+              %1 : Tensor = aten::dequantize(%0)
+              %2 : Tensor = aten::add(%1, 0.5, 1)
+              %3 : Tensor = aten::quantize_per_tensor(%2, 0.0625, 128, 13)
+              %4 : Tensor = aten::dequantize(%3)
+              %5 : Tensor[] = aten::chunk(%3, 2, 1)
+              %6 : Tensor[] = aten::chunk(%4, 2, 1)
+              %7 : Tensor = aten::__getitem__(%5, 0)
+              %8 : Tensor = aten::__getitem__(%6, 0)
+              %9 : Tensor = aten::dequantize(%7)
+              %10 : Tensor = aten::__getitem__(%5, 1)
+              %11 : Tensor = aten::__getitem__(%6, 1)
+              %12 : Tensor = aten::dequantize(%10)
+              %13 : (Tensor, Tensor) = prim::TupleConstruct(%9, %12)
+              return (%13)
+        """,
+    )
+    assert_same_output(change.model, model, X, atol=1 / 16)

@@ -48,14 +48,15 @@ def test_module_paths_and_places_go() -> None:
               %x : Tensor = prim::If(%9)
                 block0():
                   %x.7 : Tensor = aten::neg(%x.1) # test_strip_origins.py:26:16
-                  -> (%x.7)
+                  %12 : Tensor = aten::quantize_per_tensor(%x.7, %4, %5, %6), scope: body.0
+                  -> (%12)
                 block1():
-                  -> (%x.1)
-              %12 : Tensor = aten::quantize_per_tensor(%x, %4, %5, %6), scope: body.0
-              %13 : Tensor = aten::hardsigmoid(%12), scope: body.0
-              %14 : Tensor = aten::dequantize(%13)
-              %15 : Tensor = aten::contiguous(%14, %3)
-              return (%15)
+                  %13 : Tensor = aten::quantize_per_tensor(%x.1, %4, %5, %6), scope: body.0
+                  -> (%13)
+              %14 : Tensor = aten::hardsigmoid(%x), scope: body.0
+              %15 : Tensor = aten::dequantize(%14)
+              %16 : Tensor = aten::contiguous(%15, %3)
+              return (%16)
         """,
         after="""
             graph(%self : __torch__.tests.passes.test_strip_origins.Branches,
@@ -71,14 +72,15 @@ def test_module_paths_and_places_go() -> None:
               %x : Tensor = prim::If(%9)
                 block0():
                   %x.7 : Tensor = aten::neg(%x.1) # <converted>:0:0
-                  -> (%x.7)
+                  %12 : Tensor = aten::quantize_per_tensor(%x.7, %4, %5, %6) # <converted>:0:0
+                  -> (%12)
                 block1():
-                  -> (%x.1)
-              %12 : Tensor = aten::quantize_per_tensor(%x, %4, %5, %6)
-              %13 : Tensor = aten::hardsigmoid(%12)
-              %14 : Tensor = aten::dequantize(%13)
-              %15 : Tensor = aten::contiguous(%14, %3)
-              return (%15)
+                  %13 : Tensor = aten::quantize_per_tensor(%x.1, %4, %5, %6) # <converted>:0:0
+                  -> (%13)
+              %14 : Tensor = aten::hardsigmoid(%x)
+              %15 : Tensor = aten::dequantize(%14)
+              %16 : Tensor = aten::contiguous(%15, %3)
+              return (%16)
         """,
     )
 

@@ -4,6 +4,7 @@ from tests.samples import (
     activations,
     arithmetic,
     convolutions,
+    lists,
     movers,
     normalizations,
     pools,
@@ -19,6 +20,7 @@ SAMPLES: list[OpSample] = [
     *arithmetic.SAMPLES,
     *pools.SAMPLES,
     *movers.SAMPLES,
+    *lists.SAMPLES,
     *normalizations.SAMPLES,
     *resizing.SAMPLES,
 ]

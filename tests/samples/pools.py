@@ -61,18 +61,22 @@ def _pools() -> Iterator[OpSample]:
         }
         for kind, functions, variants in [*pools, ("adaptive_avg_pool", adaptive, sizes)]:
             row = f"aten::{kind}{rank}d"
+            averages = "avg" in kind
             for name, options in variants.items():
                 yield OpSample(
                     row,
                     f"{kind}{rank}d_{name}",
                     unary(
-                        _pool_after(functions[rank], options),
+                        _pool_after(functions[rank], options, positive=averages),
                         conv=conv_of(CONVS[rank], {"kernel_size": 3}),
                     ),
                     CONV_INPUTS[rank],
-                    (f"quantized::conv{rank}d", row),
+                    (
+                        f"quantized::conv{rank}d_relu" if averages else f"quantized::conv{rank}d",
+                        row,
+                    ),
                     # An average of many has the step of its input, and less range.
-                    sqnr=20.0 if rank == 3 and "avg" in kind else 25.0,
+                    sqnr=20.0 if rank == 3 and averages else 25.0,
                     resizes=(0, -1),
                 )
             before = {"output_size": 3} if kind == "adaptive_avg_pool" else {"kernel_size": 2}
@@ -135,7 +139,11 @@ def _mean_of_relu(mean: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
     return lambda y: mean(F.relu(y))
 
 
-def _pool_after(pool: Any, options: dict[str, Any]) -> Callable[[Any, Tensor], Tensor]:
+def _pool_after(
+    pool: Any, options: dict[str, Any], positive: bool
+) -> Callable[[Any, Tensor], Tensor]:
+    if positive:  # see _mean_of_relu
+        return lambda m, x: pool(F.relu(m.conv(x)), **options)
     return lambda m, x: pool(m.conv(x), **options)
 
 
