@@ -71,7 +71,8 @@ PYBIND11_MODULE(_C, m) {
   py::class_<Result>(m, "Result")
       .def_readonly("module", &Result::module)
       .def_readonly("records", &Result::records)
-      .def_readonly("inputs", &Result::inputs);
+      .def_readonly("inputs", &Result::inputs)
+      .def_readonly("dropped", &Result::dropped);
 
   py::class_<InputSeen>(m, "InputSeen")
       .def_readonly("name", &InputSeen::name)

@@ -58,7 +58,8 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
     program = flatten(model, methods);
     program.target = &quantizedTarget();
   });
-  pipeline.run("fold_attributes", {"flatten"}, foldAttributes);
+  pipeline.run("undo_mkldnn", {"flatten"}, undoMkldnn);
+  pipeline.run("fold_attributes", {"undo_mkldnn"}, foldAttributes);
   pipeline.run("unfold_attention", {"fold_attributes"}, unfoldAttention);
   pipeline.run("own_state", {"unfold_attention"}, ownState);
   pipeline.run("functionalize", {"own_state"}, functionalize);
@@ -79,7 +80,7 @@ Result finish(Pipeline& pipeline, bool strip) {
     if (strip) stripOrigins(program);
     program = flatten(program.module, methods);
   });
-  return {pipeline.program.module, std::move(records), {}};
+  return {pipeline.program.module, std::move(records), {}, {}};
 }
 
 // Must run before the graph's values are replaced.
@@ -98,6 +99,32 @@ std::vector<InputSeen> inputsSeen(const Program& program) {
     }
   }
   return inputs;
+}
+
+// Data of the top module that its user may read there: tensors, containers and objects that no
+// method reads. What a method reads is there for the method's sake, and plain values and names
+// with an underscore are settings of layers.
+std::vector<std::string> dataForTheUser(Program& program) {
+  std::set<std::string> read;
+  for (const Method& method : program.methods) {
+    for (const jit::Node* node : allNodes(*method.graph)) {
+      if (node->kind() != c10::prim::GetAttr) continue;
+      if (const auto path = attributePath(node->output())) read.insert(*path);
+    }
+  }
+  std::vector<std::string> names;
+  const auto type = program.module.type();
+  for (size_t i = 0; i < type->numAttributes(); ++i) {
+    const std::string& name = type->getAttributeName(i);
+    const at::IValue& value = program.module._ivalue()->getSlot(i);
+    const bool is_data = (value.isTensor() && value.toTensor().defined()) || value.isList() ||
+                         value.isGenericDict() || value.isTuple() ||
+                         (value.isObject() && !value.isModule());
+    if (is_data && !type->is_parameter(i) && name[0] != '_' && read.count(name) == 0) {
+      names.push_back(name);
+    }
+  }
+  return names;
 }
 
 }  // namespace
@@ -120,11 +147,12 @@ Result prepare(const jit::Module& model, const std::vector<std::string>& methods
     for (OpRecord& record : program.records) record.qconfig = resolve(record.path, record.kind);
     plan(program);
   });
+  pipeline.run("keep_state", {"plan"}, keepState);
   pipeline.run("insert_observers", {"plan"}, [&](Program& program) {
     insertObservers(program, shape_recorder);
     for (Method& method : program.methods) stripMarks(*method.graph);
   });
-  return {pipeline.program.module, std::move(pipeline.program.records), {}};
+  return {pipeline.program.module, std::move(pipeline.program.records), {}, {}};
 }
 
 Result convert(const jit::Module& prepared, const std::vector<std::string>& methods,
@@ -138,12 +166,14 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
     program.records = std::move(records);
     attachRecords(program);
   });
-  pipeline.run("fold_attributes", {"flatten"}, foldAttributes);
+  pipeline.run("restore_state", {"flatten"}, restoreState);
+  pipeline.run("fold_attributes", {"restore_state"}, foldAttributes);
   pipeline.run("collect_observers", {"fold_attributes"}, [](Program& program) {
     collectObservers(program);
     noteRemovedOps(program);
   });
   auto inputs = inputsSeen(pipeline.program);
+  const auto data = dataForTheUser(pipeline.program);
   pipeline.run("own_state", {"collect_observers"}, ownState);
   pipeline.run("plan", {"own_state"}, plan);
   pipeline.run("insert_qdq", {"plan"}, insertQdq);
@@ -151,6 +181,9 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   const auto finished = [&] {
     Result result = finish(pipeline, /*strip=*/true);
     result.inputs = std::move(inputs);
+    for (const std::string& name : data) {
+      if (!result.module.hasattr(name)) result.dropped.push_back(name);
+    }
     return result;
   };
   if (debug) return finished();

@@ -17,7 +17,8 @@ using Resolver = std::function<int64_t(const std::string&, const std::string&)>;
 struct Result {
   jit::Module module;
   std::vector<OpRecord> records;
-  std::vector<InputSeen> inputs;  // convert: forward's tensor arguments
+  std::vector<InputSeen> inputs;     // convert: forward's tensor arguments
+  std::vector<std::string> dropped;  // convert: data of the top module that is gone
 };
 
 Result prepare(const jit::Module& model, const std::vector<std::string>& methods,

@@ -6,7 +6,12 @@ _version_check.check()
 
 from jitquant._version import __version__  # noqa: E402
 from jitquant.coverage import Coverage, OpCoverage, coverage  # noqa: E402
-from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError  # noqa: E402
+from jitquant.errors import (  # noqa: E402
+    DroppedWarning,
+    JitQuantError,
+    JitQuantTypeError,
+    JitQuantValueError,
+)
 from jitquant.qconfig import (  # noqa: E402
     QConfig,
     default_qconfig,
@@ -22,6 +27,7 @@ from jitquant.quantize import (  # noqa: E402
 
 __all__ = [
     "Coverage",
+    "DroppedWarning",
     "JitQuantError",
     "JitQuantTypeError",
     "JitQuantValueError",

@@ -1,6 +1,6 @@
-"""The errors that jitquant raises. All of them are `JitQuantError`."""
+"""What jitquant raises (all of it `JitQuantError`), and its one warning."""
 
-__all__ = ["JitQuantError", "JitQuantTypeError", "JitQuantValueError"]
+__all__ = ["DroppedWarning", "JitQuantError", "JitQuantTypeError", "JitQuantValueError"]
 
 
 class JitQuantError(Exception):
@@ -13,3 +13,7 @@ class JitQuantTypeError(JitQuantError, TypeError):
 
 class JitQuantValueError(JitQuantError, ValueError):
     """An argument or a configuration entry has a value that jitquant does not take."""
+
+
+class DroppedWarning(UserWarning):
+    """The converted model lacks methods or attributes of the prepared one."""

@@ -8,6 +8,7 @@ import torch
 
 from jitquant import _C, _checks, _state, _trial_run
 from jitquant._version import __version__
+from jitquant.errors import DroppedWarning
 from jitquant.observers import ShapeRecorder
 from jitquant.qconfig import QConfig, script_qconfig
 
@@ -48,7 +49,7 @@ def quantize_jit(
     _checks.check_run_fn(run_fn)
     prepared = _prepare(checked, qconfig_dict, None, "quantize_jit")
     run_fn(prepared, *run_args)
-    return _finish(convert_jit(prepared, debug=debug), checked, inplace)
+    return _finish(_convert(prepared, debug, None, None), checked, inplace)
 
 
 def prepare_jit(
@@ -93,7 +94,7 @@ def convert_jit(
         debug: True gives a model that emulates int8 in float: `aten::quantize_per_tensor` and
             `aten::dequantize` around float ops, weights still float and reachable by name.
         preserved_attrs: methods (converted as well) and attributes that the result keeps besides
-            forward.
+            forward. A DroppedWarning names what else the user may miss.
 
     Returns:
         The converted model, frozen, with packed weights. `model` is unchanged unless inplace.
@@ -168,7 +169,23 @@ def _convert(
         _state.write(result.module, _new_state("debug" if debug else "converted", result, engine))
         converted = _checks.as_model(result.module)
         _trial_run.check(converted, model, result.inputs)
+    _warn_of_dropped([name for name in _methods(model) if name not in methods], result.dropped)
     return converted
+
+
+def _warn_of_dropped(methods: list[str], attributes: list[str]) -> None:
+    """Methods with an underscore are parts of other methods, which have them inlined."""
+    methods = [name for name in methods if not name.startswith("_")]
+    kinds = (("the methods", methods), ("the attributes", attributes))
+    dropped = [f"{kind} {', '.join(map(repr, names))}" for kind, names in kinds if names]
+    if dropped:
+        warnings.warn(
+            f"the converted model does not have {' and '.join(dropped)} of the prepared one. "
+            f"convert_jit(prepared, preserved_attrs={methods + attributes}) keeps them; a method "
+            "must be calibrated as well.",
+            DroppedWarning,
+            stacklevel=4,
+        )
 
 
 def _resolver(

@@ -23,6 +23,7 @@ from jitquant.quantize import _convert, _prepare
 
 PREPARE_PASSES = [
     "flatten",
+    "undo_mkldnn",
     "fold_attributes",
     "unfold_attention",
     "own_state",
@@ -36,6 +37,7 @@ PREPARE_PASSES = [
     "rewrite_conv_transpose",
     "fold_pad",
     "plan",
+    "keep_state",
     "insert_observers",
 ]
 

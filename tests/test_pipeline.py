@@ -11,6 +11,7 @@ from tests.ir import Traced, sample, scripted, trace_convert, trace_prepare
 
 NORMAL_FORM = [
     "flatten",
+    "undo_mkldnn",
     "fold_attributes",
     "unfold_attention",
     "own_state",
@@ -22,9 +23,17 @@ NORMAL_FORM = [
     "simplify",
     "fold_conv_bn",
 ]
-PREPARE = [*NORMAL_FORM, "rewrite_conv_transpose", "fold_pad", "plan", "insert_observers"]
+PREPARE = [
+    *NORMAL_FORM,
+    "rewrite_conv_transpose",
+    "fold_pad",
+    "plan",
+    "keep_state",
+    "insert_observers",
+]
 DEBUG = [
     "flatten",
+    "restore_state",
     "fold_attributes",
     "collect_observers",
     "own_state",
@@ -47,6 +56,8 @@ CONVERT = [
 
 # A pass, and those that must have run before it: the `Needs:` line of its file.
 NEEDS = {
+    "undo_mkldnn": ["flatten"],
+    "restore_state": ["flatten"],
     "fold_attributes": ["flatten"],
     "own_state": ["fold_attributes"],
     "functionalize": ["own_state"],
@@ -59,6 +70,7 @@ NEEDS = {
     "fold_conv_bn": ["canonicalize", "simplify"],
     "fold_pad": ["canonicalize", "fold_conv_bn"],
     "plan": ["own_state"],
+    "keep_state": ["plan"],
     "insert_observers": ["plan"],
     "collect_observers": ["fold_attributes"],
     "insert_qdq": ["plan"],

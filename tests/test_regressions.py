@@ -1,6 +1,5 @@
 """Models that once gave wrong numbers or crashed, each named for what it guards."""
 
-import re
 from typing import Any
 
 import pytest
@@ -150,14 +149,6 @@ def test_weight_that_a_list_also_holds_and_writes_stays_tied() -> None:
     assert torch.allclose(first, flipped, atol=1e-5)
     assert torch.allclose(second, functional.linear(x, before, model.layer.bias), atol=1e-5)
     assert torch.equal(model.layer.weight, before)
-
-
-def test_model_of_optimize_for_inference_is_refused() -> None:
-    scripted: Any = torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval())
-    optimized = torch.jit.optimize_for_inference(scripted)
-    message = re.escape("Quantize the model from before that call.")
-    with pytest.raises(jitquant.JitQuantError, match=message):
-        jitquant.prepare_jit(optimized, {"": jitquant.default_qconfig})
 
 
 class GatesWithNothing(nn.Module):

@@ -126,7 +126,8 @@ void checkNoPython(const Node* node) {
                   " calls Python (@torch.jit.ignore), which no file can hold. Remove the call.");
 }
 
-// What torch.jit.optimize_for_inference leaves behind can neither be read as a float op nor saved.
+// What torch.jit.optimize_for_inference made and undo_mkldnn does not know can neither be read as a
+// float op nor saved.
 void checkPortable(const Node* node) {
   const std::string kind = node->kind().toQualString();
   const bool is_portable = kind.find("mkldnn") == std::string::npos &&

@@ -52,8 +52,11 @@ void ownWrittenStorages(const jit::Module& module, const std::set<c10::StorageIm
             static_cast<int64_t>(tensor.storage().nbytes() / tensor.dtype().itemsize());
         clones[storage] = tensor.detach().as_strided({elements}, {1}, 0).clone();
       }
+      // Not a view in autograd's eyes, which forbids to write those of no_grad mode.
       owner._ivalue()->setSlot(
-          i, clones[storage].as_strided(tensor.sizes(), tensor.strides(), tensor.storage_offset()));
+          i, clones[storage]
+                 .as_strided(tensor.sizes(), tensor.strides(), tensor.storage_offset())
+                 .variable_data());
     }
   }
 }

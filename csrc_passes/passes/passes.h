@@ -12,6 +12,7 @@ namespace jitquant {
 
 // Prepare.
 Program flatten(const jit::Module& original, const std::vector<std::string>& methods);
+void undoMkldnn(Program& program);
 void foldAttributes(Program& program);
 void unfoldAttention(Program& program);
 void ownState(Program& program);
@@ -26,9 +27,11 @@ void foldConvBn(Program& program);
 void rewriteConvTranspose(Program& program, const std::function<bool(const jit::Node*)>& wanted);
 void foldPad(Program& program);
 void plan(Program& program);
+void keepState(Program& program);
 void insertObservers(Program& program, const jit::Module& shape_recorder);
 
 // Convert.
+void restoreState(Program& program);
 void collectObservers(Program& program);
 void insertQdq(Program& program);
 void quantizeJoins(Program& program);

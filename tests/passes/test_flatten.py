@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jitquant import JitQuantError, prepare_jit
+from jitquant import prepare_jit
 from tests.ir import (
     FIXED,
     assert_change,
@@ -302,49 +302,6 @@ def test_classes_that_are_no_modules_outlive_the_original(module_class: type[nn.
     torch.jit.save(prepared, buffer)
     buffer.seek(0)
     assert_same_output(torch.jit.load(buffer), lambda _: expected, sample(1, 2))
-
-
-@torch.jit.interface
-class Step(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[empty-body]
-        pass
-
-
-class AddsOne(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + 1
-
-
-class Body(nn.Module):
-    step: Step
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.step = AddsOne()  # type: ignore[assignment]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.step.forward(x)
-
-
-class HoldsInterface(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = Body()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.body(x)
-        return y
-
-
-def test_interface_is_refused() -> None:
-    with pytest.raises(JitQuantError) as caught:
-        prepare_jit(scripted(HoldsInterface()), {"": FIXED})
-    name = "__torch__.tests.passes.test_flatten.Step"
-    assert str(caught.value) == (
-        f"the submodule 'body.step' is typed as the interface {name}; which code it runs is only "
-        "known at run time, so it cannot be quantized. Freeze the model first (torch.jit.freeze "
-        "inlines interface calls), or give the attribute a concrete module type."
-    )
 
 
 class Counts(nn.Module):
