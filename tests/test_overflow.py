@@ -181,7 +181,7 @@ layers = {
     "linear_odd": (nn.Linear(63, 16), (4, 63)),
     "conv2d": (nn.Conv2d(16, 16, 3, padding=1), (1, 16, 9, 9)),
     "conv2d_odd": (nn.Conv2d(3, 16, 3, padding=1), (1, 3, 9, 9)),
-    "grouped": (nn.Conv2d(16, 16, 3, padding=1, groups=4), (1, 16, 9, 9)),
+    "grouped": (nn.Conv2d(32, 32, 3, padding=1, groups=8), (1, 32, 9, 9)),
     "depthwise": (nn.Conv2d(128, 128, 3, padding=1, groups=128), (1, 128, 9, 9)),
     "depthwise_5x5": (nn.Conv2d(128, 128, 5, padding=2, groups=128), (1, 128, 9, 9)),
 }
