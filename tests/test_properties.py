@@ -1,6 +1,6 @@
 """What holds for every model, tried on random ones.
 
-`make test` draws the same 150 models each time, `make sweep` draws 3,000 new ones. A failing test prints the
+`make test` draws the same 300 models each time, `make sweep` draws 3,000 new ones. A failing test prints the
 model's source, its `RandomModel`, and hypothesis' blob for `@reproduce_failure`. Bugs that
 were found so are kept by name in test_regressions.py.
 """
@@ -105,7 +105,7 @@ def check(drawn: RandomModel) -> None:
 
 @given(random_models)
 @settings(
-    max_examples=150,
+    max_examples=300,
     derandomize=True,
     phases=[Phase.generate],  # shrinking takes minutes; the sweep shrinks
     deadline=None,
