@@ -63,11 +63,31 @@ std::string alphaIsOne(const Node* node, const jit::Module&) {
   return constantNumber(node->input(2)) == 1.0 ? "" : "its alpha is not the constant 1";
 }
 
+std::string alphaIsConstant(const Node* node, const jit::Module&) {
+  const auto alpha = constantNumber(node->input(2));
+  if (!alpha) return "its alpha is computed at run time";
+  const bool moderate = std::abs(*alpha) >= 1e-6 && std::abs(*alpha) <= 1e6;
+  return moderate ? "" : "its alpha is zero, or too small or large for a scale";
+}
+
 std::string factorIsConstant(const Node* node, const jit::Module&) {
-  const auto factor = constantNumber(node->input(1));
+  const auto factor = constantFactor(node);
   if (!factor) return "its factor is computed at run time";
   const bool moderate = std::abs(*factor) >= 1e-6 && std::abs(*factor) <= 1e6;
   return moderate ? "" : "its factor is zero, or too small or large for a scale";
+}
+
+std::string dividesByConstant(const Node* node, const jit::Module& module) {
+  if (node->inputs().size() > 2 && !isNone(node->input(2))) return "it rounds its quotient";
+  if (isTensor(node->input(1)) && !constantNumber(node->input(1))) {
+    return "torch has no int8 kernel for division by a tensor";
+  }
+  return factorIsConstant(node, module);
+}
+
+std::string squares(const Node* node, const jit::Module&) {
+  const bool squares = node->kind() == c10::aten::square || constantNumber(node->input(1)) == 2.0;
+  return squares ? "" : "torch has no int8 kernel for powers other than squares";
 }
 
 std::string termIsConstant(const Node* node, const jit::Module& module) {
@@ -131,6 +151,9 @@ bool secondIsList(const Node* node) {
   return node->input(1)->type()->kind() == c10::TypeKind::ListType;
 }
 
+// Lists have a select too.
+bool firstIsTensor(const Node* node) { return isTensor(node->input(0)); }
+
 bool secondIsScalar(const Node* node) { return isScalarOperand(node->input(1)); }
 
 std::vector<OpRow> makeTable() {
@@ -142,9 +165,13 @@ std::vector<OpRow> makeTable() {
       {"aten::conv3d", Role::kWeighted, first, isConvolution},
       {"aten::linear", Role::kWeighted, first, isLinear},
       {"aten::add.Scalar", Role::kObserved, first, termIsConstant, secondIsScalar},
-      {"aten::add", Role::kObserved, both, alphaIsOne},
+      {"aten::add", Role::kObserved, both, alphaIsConstant},
       {"aten::mul.Scalar", Role::kSharesInput, first, factorIsConstant, secondIsScalar},
       {"aten::mul", Role::kObserved, both},
+      {"aten::div", Role::kSharesInput, first, dividesByConstant},
+      {"aten::neg", Role::kSharesInput, first},
+      {"aten::square", Role::kObserved, first, squares},
+      {"aten::pow", Role::kObserved, first, squares},
       {"aten::cat", Role::kObserved, first, listIsBuiltForIt},
       {"aten::batch_norm", Role::kObserved, first, hasConstantStatistics},
       {"aten::hardswish", Role::kObserved, first},
@@ -158,6 +185,7 @@ std::vector<OpRow> makeTable() {
       {"aten::avg_pool2d", Role::kAverages, first, dividesByWindow},
       {"aten::avg_pool3d", Role::kAverages, first, dividesByWindow},
       {"aten::view", Role::kSharesInput, first, nullptr, secondIsList},
+      {"aten::select", Role::kSharesInput, first, nullptr, firstIsTensor},
   };
   for (const char* name : {"aten::avg_pool1d", "aten::adaptive_avg_pool1d",
                            "aten::adaptive_avg_pool2d", "aten::adaptive_avg_pool3d"}) {
@@ -187,7 +215,25 @@ std::vector<OpRow> makeTable() {
                            "aten::_upsample_nearest_exact3d",
                            "aten::clone",
                            "aten::movedim",
-                           "aten::unflatten"}) {
+                           "aten::unflatten",
+                           "aten::narrow",
+                           "aten::expand",
+                           "aten::expand_as",
+                           "aten::repeat",
+                           "aten::tile",
+                           "aten::repeat_interleave",
+                           "aten::index_select",
+                           "aten::index",
+                           "aten::flip",
+                           "aten::ravel",
+                           "aten::reshape_as",
+                           "aten::view_as",
+                           "aten::numpy_T",
+                           "aten::mT",
+                           "aten::diagonal",
+                           "aten::unfold",
+                           "aten::pixel_unshuffle",
+                           "aten::channel_shuffle"}) {
     rows.push_back({name, Role::kSharesInput, first});
   }
   for (const char* name : {"aten::chunk", "aten::split", "aten::split_with_sizes", "aten::unbind",
@@ -324,13 +370,20 @@ bool isRelu(const Node* activation) {
   return bounds && bounds->first == 0.0 && std::isinf(bounds->second);
 }
 
+std::optional<double> constantFactor(const Node* node) {
+  if (node->kind() == c10::aten::neg) return -1.0;
+  if (node->kind() != c10::aten::mul && node->kind() != c10::aten::div) return std::nullopt;
+  const auto number = constantNumber(node->input(1));
+  return number && node->kind() == c10::aten::div ? 1.0 / *number : number;
+}
+
 QParams sharedQParams(const Node* node, const QParams& input) {
-  if (node->kind() != c10::aten::mul) return input;
-  const double factor = *constantNumber(node->input(1));
+  const auto factor = constantFactor(node);
+  if (!factor) return input;
   QParams output = input;
-  output.scale = input.scale * std::abs(factor);
+  output.scale = input.scale * std::abs(*factor);
   // A negative factor mirrors the integers: q becomes 255 - q.
-  if (factor < 0) output.zero_point = at::rsub(input.zero_point, 255);
+  if (*factor < 0) output.zero_point = at::rsub(input.zero_point, 255);
   return output;
 }
 

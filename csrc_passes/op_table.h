@@ -56,6 +56,9 @@ std::optional<std::pair<double, double>> activationBounds(const jit::Node* node)
 // Whether an activation is relu, in whatever spelling.
 bool isRelu(const jit::Node* activation);
 
+// The constant that mul, div or neg multiplies its first input with.
+std::optional<double> constantFactor(const jit::Node* node);
+
 // qparams of the output of a kSharesInput op.
 QParams sharedQParams(const jit::Node* node, const QParams& input);
 

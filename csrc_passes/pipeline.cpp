@@ -67,6 +67,8 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
   pipeline.run("canonicalize", {"fold_attributes"}, canonicalize);
   pipeline.run("canonicalize_einsum", {"fold_attributes"}, canonicalizeEinsum);
   pipeline.run("canonicalize_linear", {"functionalize"}, canonicalizeLinear);
+  pipeline.run("canonicalize_arithmetic", {"functionalize"}, canonicalizeArithmetic);
+  pipeline.run("canonicalize_stack", {"functionalize"}, canonicalizeStack);
   pipeline.run("simplify", {"canonicalize", "functionalize"}, simplify);
   pipeline.run("fold_conv_bn", {"simplify", "canonicalize_linear"}, foldConvBn);
 }

@@ -32,6 +32,8 @@ PREPARE_PASSES = [
     "canonicalize",
     "canonicalize_einsum",
     "canonicalize_linear",
+    "canonicalize_arithmetic",
+    "canonicalize_stack",
     "simplify",
     "fold_conv_bn",
     "rewrite_conv_transpose",

@@ -20,6 +20,8 @@ NORMAL_FORM = [
     "canonicalize",
     "canonicalize_einsum",
     "canonicalize_linear",
+    "canonicalize_arithmetic",
+    "canonicalize_stack",
     "simplify",
     "fold_conv_bn",
 ]
@@ -66,6 +68,8 @@ NEEDS = {
     "fold_weights": ["functionalize", "own_state"],
     "canonicalize_einsum": ["fold_attributes"],
     "canonicalize_linear": ["fold_attributes", "functionalize"],
+    "canonicalize_arithmetic": ["functionalize"],
+    "canonicalize_stack": ["functionalize"],
     "simplify": ["canonicalize", "functionalize"],
     "fold_conv_bn": ["canonicalize", "simplify"],
     "fold_pad": ["canonicalize", "fold_conv_bn"],

@@ -57,7 +57,10 @@ class Lowerer {
     Node* lowered = graph.create(c10::Symbol::fromQualString(kind));
     copyOrigin(lowered, op)->insertBefore(quantize);
     Lowering lowering{op, {}, {}};
-    const std::vector<size_t> args = int8.args.empty() ? allInputs(op) : int8.args;
+    std::vector<size_t> args = int8.args.empty() ? allInputs(op) : int8.args;
+    if (int8.larger_first && elements(op->input(0)) < elements(op->input(1))) {
+      std::reverse(args.begin(), args.end());
+    }
     for (const size_t i : args) lowered->addInput(argument(op, row, i, lowered, lowering));
     if (!int8.prepack.empty()) lowered->addInput(packedParams(op, int8, lowered));
     for (const at::IValue& constant : int8.constants) {
@@ -78,6 +81,13 @@ class Lowerer {
     report(op, kind);
   }
 
+  // As calibration saw it; 0 where it saw nothing.
+  int64_t elements(const Value* value) const {
+    const auto found = program_.observations.find(value);
+    if (found == program_.observations.end() || found->second.shapes.empty()) return 0;
+    return c10::multiply_integers(found->second.shapes[0]);
+  }
+
   static std::vector<size_t> allInputs(const Node* op) {
     std::vector<size_t> indices(op->inputs().size());
     for (size_t i = 0; i < indices.size(); ++i) indices[i] = i;
@@ -89,7 +99,10 @@ class Lowerer {
     if (std::find(row.data.begin(), row.data.end(), index) == row.data.end()) {
       return row.name == "aten::add.Scalar" && index == 1 ? quantizedScalar(input, before) : input;
     }
-    if (isTensor(input)) return quantizedInput(input, lowering);
+    if (isTensor(input)) {
+      Value* quantized = quantizedInput(input, lowering);
+      return row.name == "aten::add" && index == 1 ? timesAlpha(op, quantized, before) : quantized;
+    }
     Node* list = method_.graph->create(c10::prim::ListConstruct);
     for (Value* element : input->node()->inputs())
       list->addInput(quantizedInput(element, lowering));
@@ -105,6 +118,16 @@ class Lowerer {
     }
     lowering.dequantized.push_back(value);
     return value->node()->input();
+  }
+
+  // Scaling by a constant changes the qparams only, and mirrors the integers if it is negative.
+  Value* timesAlpha(const Node* add, Value* quantized, Node* before) {
+    const double alpha = *constantNumber(add->input(2));
+    if (alpha == 1.0) return quantized;
+    const Int8Row& scaling = *program_.target->find("aten::mul.Scalar");
+    Node* product = method_.graph->create(c10::Symbol::fromQualString(scaling.op),
+                                          {quantized, insertConstantBefore(before, alpha)});
+    return copyOrigin(product, add)->insertBefore(before)->output();
   }
 
   // A number as a quantized tensor of one element, without rounding error.

@@ -21,6 +21,8 @@ void foldWeights(Program& program);
 void canonicalize(Program& program);
 void canonicalizeEinsum(Program& program);
 void canonicalizeLinear(Program& program);
+void canonicalizeArithmetic(Program& program);
+void canonicalizeStack(Program& program);
 void simplify(Program& program);
 void foldConvBn(Program& program);
 // `wanted` tells whether an op may become int8.

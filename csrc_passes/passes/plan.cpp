@@ -181,10 +181,17 @@ class Planner {
   std::string slowShapeOf(const Node* node) const {
     const OpRow& row = *findRow(node);
     const ShapeFilter slow_shape = program_.target->find(row)->slow_shape;
-    const auto found = program_.observations.find(node->input(row.data[0]));
-    if (slow_shape == nullptr || found == program_.observations.end()) return "";
-    for (const std::vector<int64_t>& shape : found->second.shapes) {
-      std::string reason = slow_shape(node, shape);
+    if (slow_shape == nullptr) return "";
+    const std::vector<Value*> values = dataInputs(node, row);
+    const size_t ranks = shapesOf(values.at(0)).size();
+    for (size_t i = 0; i < ranks; ++i) {
+      Shapes shapes;
+      for (const Value* value : values) {
+        const Shapes seen = shapesOf(value);
+        if (seen.empty()) return "";
+        shapes.push_back(seen[std::min(i, seen.size() - 1)]);
+      }
+      std::string reason = slow_shape(node, shapes);
       if (!reason.empty()) return reason;
     }
     return "";
@@ -209,6 +216,12 @@ class Planner {
     if (findRowOfCompute(value) != Role::kFixedQParams) return std::nullopt;
     const OpRow& row = *findRow(op);
     return perTensor(row.fixed_scale, row.fixed_zero_point);
+  }
+
+  // One for each rank that calibration saw.
+  Shapes shapesOf(const Value* value) const {
+    const auto found = program_.observations.find(value);
+    return found == program_.observations.end() ? Shapes{} : found->second.shapes;
   }
 
   std::optional<Role> findRowOfCompute(const Value* value) const {

@@ -33,16 +33,18 @@ Value* quantizedBehind(Value* value) {
 }
 
 // The op on the quantized tensor, beside the float op.
-Node* insertMoved(const Int8Row& int8, Node* node, const OpRow& row, Value* quantized) {
+Node* insertMoved(const Int8Row& int8, Node* node) {
   jit::Graph& graph = *node->owningGraph();
   Node* moved = graph.create(c10::Symbol::fromQualString(int8.op.substr(0, int8.op.find('.'))),
                              node->outputs().size());
   for (size_t i = 0; i < node->inputs().size(); ++i) {
     if (!int8.args.empty() && i >= int8.args.size()) break;
-    moved->addInput(i == row.data[0] ? quantized : node->input(i));
+    // Of further tensors, such as that of expand_as, an op here reads the shape only.
+    Value* behind = isTensor(node->input(i)) ? quantizedBehind(node->input(i)) : nullptr;
+    moved->addInput(behind != nullptr ? behind : node->input(i));
   }
-  if (row.name == "aten::mul.Scalar") {
-    moved->replaceInput(1, insertConstantBefore(node, *constantNumber(node->input(1))));
+  if (const auto factor = constantFactor(node)) {
+    moved->addInput(insertConstantBefore(node, *factor));
   }
   for (size_t i = 0; i < node->outputs().size(); ++i) {
     moved->output(i)->setType(node->output(i)->type());
@@ -67,7 +69,7 @@ std::vector<Value*> readMoved(const Node* node, Node* moved) {
 }
 
 void moveBelow(Program& program, Node* node, const OpRow& row, Value* quantized) {
-  Node* moved = insertMoved(*program.target->find(row), node, row, quantized);
+  Node* moved = insertMoved(*program.target->find(row), node);
   program.records[*mark(node, kOpMark)].reason = moved->kind().toQualString();
   Lowering lowering{node, {}, {node->input(row.data[0])}};
   const std::vector<Value*> results = resultsOf(node);

@@ -94,7 +94,8 @@ std::string slowElu(const jit::Node* node, const jit::Module&) {
 
 // On channels-last images of less than 512 pixels, with few channels in a group, int8 takes up to 9
 // times as long as dequantize, op, quantize; on others 0.1 to 0.9 times.
-std::string slowNormalization(const jit::Node* node, const std::vector<int64_t>& shape) {
+std::string slowNormalization(const jit::Node* node, const Shapes& shapes) {
+  const std::vector<int64_t>& shape = shapes.at(0);
   if (shape.size() != 4) return "its int8 kernel is fast for images only";
   const bool has_groups = node->kind() == c10::aten::group_norm;
   const auto groups = has_groups ? constantNumber(node->input(1)) : std::nullopt;
@@ -139,10 +140,25 @@ Target makeQuantizedTarget() {
            {1, 2},
            {0},
            true},
-          {"aten::add", "quantized::add", "quantized::add_relu", "", {}, {0, 1}, true},
+          {.row = "aten::add",
+           .op = "quantized::add",
+           .relu_op = "quantized::add_relu",
+           .args = {0, 1},
+           .takes_qparams = true,
+           .larger_first = true},
           {"aten::add.Scalar", "quantized::add", "quantized::add_relu", "", {}, {0, 1}, true},
-          {"aten::mul", "quantized::mul", "quantized::mul_relu", "", {}, {0, 1}, true},
-          {"aten::mul.Scalar", "quantized::mul_scalar", "", "", {}, {0, 1}, false},
+          {.row = "aten::mul",
+           .op = "quantized::mul",
+           .relu_op = "quantized::mul_relu",
+           .args = {0, 1},
+           .takes_qparams = true,
+           .larger_first = true},
+          // The constant factor follows.
+          {.row = "aten::mul.Scalar", .op = "quantized::mul_scalar", .args = {0}},
+          {.row = "aten::div", .op = "quantized::mul_scalar", .args = {0}},
+          {.row = "aten::neg", .op = "quantized::mul_scalar", .args = {0}},
+          {"aten::square", "quantized::mul", "quantized::mul_relu", "", {}, {0, 0}, true},
+          {"aten::pow", "quantized::mul", "quantized::mul_relu", "", {}, {0, 0}, true},
           {"aten::cat", "quantized::cat", "quantized::cat_relu", "", {}, {0, 1}, true},
           {"aten::batch_norm",
            "quantized::batch_norm",
@@ -177,6 +193,7 @@ Target makeQuantizedTarget() {
           // The layout of int8 tensors is up to the kernels; see restore_layout.
           {"aten::clone", "aten::detach", "", "", {}, {0}, false},
           {"aten::view", "aten::reshape", "", "", {}, {0, 1}, false},
+          {"aten::view_as", "aten::reshape_as", "", "", {}, {0, 1}, false},
       },
       safeWeightQParams,
   };
@@ -189,9 +206,9 @@ Target makeQuantizedTarget() {
 
 }  // namespace
 
-const Int8Row* Target::find(const OpRow& row) const {
+const Int8Row* Target::find(const std::string& row) const {
   for (const Int8Row& candidate : rows) {
-    if (candidate.row == row.name) return &candidate;
+    if (candidate.row == row) return &candidate;
   }
   return nullptr;
 }

@@ -9,7 +9,8 @@
 
 namespace jitquant {
 
-using ShapeFilter = std::string (*)(const jit::Node*, const std::vector<int64_t>& shape);
+using Shapes = std::vector<std::vector<int64_t>>;  // one shape per data input
+using ShapeFilter = std::string (*)(const jit::Node*, const Shapes&);
 
 // How one row of the op table is spelled in int8.
 struct Int8Row {
@@ -25,8 +26,11 @@ struct Int8Row {
   int64_t tolerance = 1;  // most steps between the int8 op and dequantize-op-quantize
   std::vector<at::IValue> constants = {};  // further arguments between the args and the qparams
   std::vector<size_t> late_args = {};      // inputs of the float op that come behind the qparams
-  // Why the int8 op should not run on this shape of its first input, or "". Asked at convert.
+  // Why the int8 op should not run on inputs of these shapes, or "". Asked at convert.
   ShapeFilter slow_shape = nullptr;
+  // Whether two inputs change places so that the first is the larger one: the kernel gives its
+  // output the first one's shape, and warns where it has to resize that.
+  bool larger_first = false;
 };
 
 struct Target {
@@ -35,7 +39,8 @@ struct Target {
   // The weight's qparams, with scales enlarged where the target's kernels would overflow.
   QParams (*safeWeightQParams)(const at::Tensor& weight, const QParams& qparams);
 
-  const Int8Row* find(const OpRow& row) const;
+  const Int8Row* find(const OpRow& row) const { return find(row.name); }
+  const Int8Row* find(const std::string& row) const;
 };
 
 // torch's quantized::* ops on quantized tensors.

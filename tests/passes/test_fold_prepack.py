@@ -134,10 +134,11 @@ def test_nothing_is_packed_in_a_branch_when_the_model_runs() -> None:
                 block1():
                   %7 : Tensor = quantized::add(%0, tensor({1}), 0.0625, 128)
                   %8 : Tensor = quantized::linear(%7, self.head_packed_params, 0.0625, 128)
-                  %9 : Tensor = aten::dequantize(%8)
-                  %10 : Tensor = aten::neg(%9)
+                  %9 : Tensor = quantized::mul_scalar(%8, -1.0)
+                  %10 : Tensor = aten::dequantize(%9)
                   -> (%10)
-              return (%4)
+              %11 : Tensor = aten::contiguous(%4, 0)
+              return (%11)
         """,
     )
     for x in (torch.ones(1, 1), -torch.ones(1, 1)):

@@ -8,7 +8,9 @@ from tests.samples import (
     movers,
     normalizations,
     pools,
+    rearranging,
     resizing,
+    scalars,
 )
 from tests.samples.base import OpSample
 
@@ -19,8 +21,10 @@ SAMPLES: list[OpSample] = [
     *activations.SAMPLES,
     *arithmetic.SAMPLES,
     *pools.SAMPLES,
+    *rearranging.SAMPLES,
     *movers.SAMPLES,
     *lists.SAMPLES,
     *normalizations.SAMPLES,
     *resizing.SAMPLES,
+    *scalars.SAMPLES,
 ]

@@ -1,0 +1,53 @@
+// canonicalize_stack: a stack becomes a concatenation, which has an int8 form.
+//
+// Before:
+//   %l = prim::ListConstruct(%x, %y); %s = aten::stack(%l, %one)
+// After:
+//   %a = aten::unsqueeze(%x, %one); %b = aten::unsqueeze(%y, %one)
+//   %l = prim::ListConstruct(%a, %b); %s = aten::cat(%l, %one)
+//
+// Needs:  functionalize, which turns appends into one list.
+// Leaves: lists that have another user or are built at run time.
+
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+
+#include "ir_util.h"
+#include "passes/passes.h"
+
+namespace jitquant {
+
+using jit::Node;
+using jit::Value;
+
+namespace {
+
+void rewrite(Node* stack) {
+  Node* list = stack->input(0)->node();
+  if (list->kind() != c10::prim::ListConstruct || !hasOneUse(list->output())) return;
+  jit::Graph& graph = *stack->owningGraph();
+  std::vector<Value*> elements;
+  for (Value* element : list->inputs()) {
+    Node* unsqueeze = graph.create(c10::aten::unsqueeze, {element, stack->input(1)});
+    elements.push_back(copyOrigin(unsqueeze, stack)->insertBefore(stack)->output());
+  }
+  Node* unsqueezed = graph.create(c10::prim::ListConstruct, elements);
+  copyOrigin(unsqueezed, list)->insertBefore(stack);
+  unsqueezed->output()->setType(c10::ListType::ofTensors());
+  Node* cat = graph.create(c10::aten::cat, {unsqueezed->output(), stack->input(1)});
+  copyOrigin(cat, stack)->insertBefore(stack);
+  cat->output()->copyMetadata(stack->output());
+  replaceAndDestroy(stack, cat->output());
+}
+
+}  // namespace
+
+void canonicalizeStack(Program& program) {
+  for (Method& method : program.methods) {
+    for (Node* node : allNodes(*method.graph)) {
+      if (node->kind() == c10::aten::stack) rewrite(node);
+    }
+    jit::EliminateDeadCode(method.graph);
+  }
+}
+
+}  // namespace jitquant
