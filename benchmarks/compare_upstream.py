@@ -14,14 +14,10 @@ in the table.
 """
 
 import argparse
-import json
-import platform
 import sys
 import tempfile
-import time
-import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,13 +27,15 @@ from tabulate import tabulate
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # runs from any folder
 
 import jitquant
-from tutorials.measure import (
-    file_mb,
-    latency_ms,
-    run_all,
-    silence_torch_deprecations,
-    sqnr_db,
+from benchmarks.report import (
+    first_line,
+    number,
+    print_environment,
+    silence_warnings,
+    write_json,
 )
+from tutorials.measure import file_mb, run_all, sqnr_db
+from tutorials.timing import latency_ms, timed
 
 MODELS = ("resnet18", "mobilenet_v2", "mobilenet_v3_large", "googlenet", "resnet50")
 OPTIONS = {"googlenet": {"aux_logits": False, "init_weights": True}}
@@ -87,11 +85,9 @@ def main() -> None:
         results += compare(name, arguments.runs)
         print(f"{name} done", file=sys.stderr)
     print(table(results))
-    environment = describe_environment()
-    print("\n" + ", ".join(f"{key}: {value}" for key, value in environment.items()))
+    print_environment()
     if arguments.json:
-        report = {"environment": environment, "results": [asdict(result) for result in results]}
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(arguments.json, results)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -107,17 +103,6 @@ def parse_arguments() -> argparse.Namespace:
     if unknown:
         parser.error(f"torchvision has no model {', '.join(unknown)}")
     return arguments
-
-
-def silence_warnings() -> None:
-    """Hide deprecations, and what torch.ao warns about its own code."""
-    silence_torch_deprecations()
-    for message in (
-        "torch.ao.quantization is deprecated",
-        "Please use quant_min and quant_max",
-        r"The \.grad attribute of a Tensor that is not a leaf",
-    ):
-        warnings.filterwarnings("ignore", message=message)
 
 
 def compare(name: str, runs: int) -> list[Result]:
@@ -182,14 +167,11 @@ def quantize(
 ) -> torch.jit.ScriptModule | None:
     """The int8 model; None if there is an error, which `result` then holds."""
     try:
-        start = time.perf_counter()
-        prepared = quantizer.prepare(model)
-        prepared_at = time.perf_counter()
-        run_all(prepared, images)
-        calibrated_at = time.perf_counter()
-        converted = quantizer.convert(prepared)
-        result.calibrate_s = calibrated_at - prepared_at
-        result.convert_s = time.perf_counter() - start - result.calibrate_s
+        prepared, prepare_ms = timed(lambda: quantizer.prepare(model))
+        _, calibrate_ms = timed(lambda: run_all(prepared, images))
+        converted, convert_ms = timed(lambda: quantizer.convert(prepared))
+        result.calibrate_s = calibrate_ms / 1e3
+        result.convert_s = (prepare_ms + convert_ms) / 1e3
     except Exception as error:
         result.error = first_line(error)
         return None
@@ -221,21 +203,16 @@ def measure_outputs(
     return True
 
 
-def first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
-
-
 def table(results: list[Result]) -> str:
     rows = [
         (
             result.model,
             result.variant,
-            number(result.latency_ms, 1),
-            number(result.size_mb, 2),
-            number(result.sqnr_db, 1),
-            number(result.convert_s, 2),
-            number(result.calibrate_s, 2),
+            number(result.latency_ms, ".1f"),
+            number(result.size_mb, ".2f"),
+            number(result.sqnr_db, ".1f"),
+            number(result.convert_s, ".2f"),
+            number(result.calibrate_s, ".2f"),
             result.error[:60],
         )
         for result in results
@@ -246,20 +223,6 @@ def table(results: list[Result]) -> str:
     )
     columns = ("left", "left", *["right"] * 5, "left")
     return str(tabulate(rows, headers=headers, colalign=columns, disable_numparse=True))
-
-
-def number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def describe_environment() -> dict[str, str]:
-    return {
-        "torch": torch.__version__,
-        "engine": torch.backends.quantized.engine,
-        "threads": str(torch.get_num_threads()),
-        "CPU capability": torch.backends.cpu.get_cpu_capability(),
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
 
 
 if __name__ == "__main__":

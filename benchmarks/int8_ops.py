@@ -18,11 +18,9 @@ JSON. The engine is torch's default, and there is one thread.
 """
 
 import argparse
-import json
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +31,9 @@ from torch.nn import functional as F
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # runs from any folder
 
-from benchmarks.compare_upstream import describe_environment
+from benchmarks.report import print_environment, write_json
 from tutorials.measure import silence_torch_deprecations
+from tutorials.timing import take_turns
 
 quantized: Any = torch.ops.quantized
 
@@ -337,11 +336,9 @@ def main() -> None:
         sys.exit(f"no op begins with {' or '.join(arguments.ops)}")
     results = [result for op in chosen for result in measure(op, arguments.repeats)]
     print(details(results) if arguments.details else summary(results))
-    environment = describe_environment()
-    print("\n" + ", ".join(f"{key}: {value}" for key, value in environment.items()))
+    print_environment()
     if arguments.json:
-        report = {"environment": environment, "results": [asdict(result) for result in results]}
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(arguments.json, results)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -384,13 +381,15 @@ def measure_layout(op: Op, shapes: Shapes, layout: str, repeats: int) -> Result:
     output = output_qparams(op, inputs, OUTPUT_ZERO_POINTS[-1])
     if layout == "channels-last":
         result.keeps = is_channels_last(run_int8(op, inputs, output))
-    times = {"int8": float("inf"), "float": float("inf")}
-    for _ in range(repeats):
-        for name, run in (("int8", run_int8), ("float", run_float)):
-            start = time.perf_counter()
-            run(op, inputs, output)
-            times[name] = min(times[name], (time.perf_counter() - start) * 1e6)
-    result.int8_us, result.float_us = times["int8"], times["float"]
+    times = take_turns(
+        {
+            "int8": lambda: run_int8(op, inputs, output),
+            "float": lambda: run_float(op, inputs, output),
+        },
+        repeats,
+        warmup=0,
+    )
+    result.int8_us, result.float_us = times["int8"].least * 1e3, times["float"].least * 1e3
     return result
 
 

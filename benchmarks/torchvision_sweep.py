@@ -22,13 +22,10 @@ classification model has less than 99 % of its multiply-accumulates in int8.
 import argparse
 import functools
 import io
-import json
-import math
 import sys
-import time
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +38,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # runs from any folder
 
 import jitquant
+from benchmarks.report import first_line, number, write_json
 from tutorials.measure import silence_torch_deprecations, sqnr_db
+from tutorials.timing import timed
 
 WAYS = ("script", "trace")
 WEIGHTED = ("aten::conv2d", "aten::conv3d", "aten::linear")
@@ -82,7 +81,7 @@ class Result:
         sqnr_db: of int8 outputs against float.
         emulated_sqnr_db: of the debug model's outputs against float.
         reload_equal: the loaded file gives the same bits.
-        seconds: for all of this.
+        seconds: for all of this; None after an error.
         float_layers: why convolutions and linear layers stay float, with their number.
     """
 
@@ -95,7 +94,7 @@ class Result:
     sqnr_db: float | None = None
     emulated_sqnr_db: float | None = None
     reload_equal: bool | None = None
-    seconds: float = 0.0
+    seconds: float | None = None
     float_layers: dict[str, int] = field(default_factory=dict)
 
 
@@ -112,8 +111,7 @@ def main() -> None:
     complaints = [text for result in results for text in shortcomings(result)]
     print("\n".join(["", *complaints]) if complaints else "\nall as required")
     if arguments.json:
-        text = json.dumps([asdict(result) for result in results], indent=2)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+        write_json(arguments.json, results)
     sys.exit(1 if complaints else 0)
 
 
@@ -169,23 +167,18 @@ def measure(
         qconfig: by default `get_default_qconfig()`.
         batches: of two images each, to calibrate with.
     """
-    start = time.perf_counter()
     result = Result(name, task_of(name), way)
     size = max(size, SMALLEST_SIZES.get(name, 0))
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             torch.manual_seed(0)
-            compare(result, size, qconfig or jitquant.get_default_qconfig(), batches)
+            chosen = qconfig or jitquant.get_default_qconfig()
+            _, ms = timed(lambda: compare(result, size, chosen, batches))
+            result.seconds = ms / 1e3
     except Exception as error:
         result.status = first_line(error)
-    result.seconds = time.perf_counter() - start
     return result
-
-
-def first_line(error: Exception) -> str:
-    lines = (str(error).strip() or type(error).__name__).splitlines()
-    return f"{type(error).__name__}: {lines[0]}"
 
 
 def compare(result: Result, size: int, qconfig: jitquant.QConfig, batches: int) -> None:
@@ -371,11 +364,11 @@ def table(results: list[Result]) -> str:
             result.model,
             result.way,
             f"{result.parameters / 1e6:.1f}",
-            number(result.int8_macs, "{:.1%}"),
-            number(result.sqnr_db, "{:.1f}"),
-            number(result.emulated_sqnr_db, "{:.1f}"),
+            number(result.int8_macs, ".1%"),
+            number(result.sqnr_db, ".1f"),
+            number(result.emulated_sqnr_db, ".1f"),
             {True: "equal", False: "differs", None: "-"}[result.reload_equal],
-            f"{result.seconds:.0f}",
+            number(result.seconds, ".0f"),
             result.status[:60],
         )
         for result in results
@@ -386,10 +379,6 @@ def table(results: list[Result]) -> str:
     )
     columns = ("left", "left", *["right"] * 4, "left", "right", "left")
     return str(tabulate(rows, headers=headers, colalign=columns, disable_numparse=True))
-
-
-def number(value: float | None, form: str) -> str:
-    return "-" if value is None or math.isnan(value) else form.format(value)
 
 
 if __name__ == "__main__":

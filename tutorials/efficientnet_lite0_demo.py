@@ -23,7 +23,6 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # runs from any fo
 
 from tutorials.measure import (
     file_mb,
-    latency_ms,
     op_counts,
     run_all,
     silence_torch_deprecations,
@@ -36,6 +35,7 @@ from tutorials.photos import (
     calibration_photos,
     evaluation_photos,
 )
+from tutorials.timing import latency_ms
 
 MOST_PHOTOS_APART = 1
 LARGEST_SIZE_RATIO = 0.30

@@ -1,16 +1,14 @@
 """What the tutorials and benchmarks measure, each in one way."""
 
 import math
-import statistics
-import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-Model = Callable[[torch.Tensor], torch.Tensor]
+from tutorials.timing import Model
 
 
 def silence_torch_deprecations() -> None:
@@ -42,25 +40,6 @@ def sqnr_db(reference: torch.Tensor, other: torch.Tensor) -> float:
 def file_mb(path: Path) -> float:
     """Size in MB (10^6 bytes)."""
     return path.stat().st_size / 1e6
-
-
-def latency_ms(
-    models: Mapping[str, Model], x: torch.Tensor, runs: int = 50, warmup: int = 10
-) -> dict[str, float]:
-    """The median time of one call, in ms, for each model.
-
-    The models take turns, so that whatever else the machine does slows all of them alike. The
-    first `warmup` turns, in which TorchScript still optimizes, do not count.
-    """
-    times: dict[str, list[float]] = {name: [] for name in models}
-    with torch.no_grad():
-        for turn in range(warmup + runs):
-            for name, model in models.items():
-                start = time.perf_counter()
-                model(x)
-                if turn >= warmup:
-                    times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def op_counts(model: torch.jit.ScriptModule) -> Counter[str]:

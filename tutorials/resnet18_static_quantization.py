@@ -42,7 +42,6 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # runs from any fo
 
 from tutorials.measure import (
     file_mb,
-    latency_ms,
     run_all,
     silence_torch_deprecations,
     sqnr_db,
@@ -53,6 +52,7 @@ from tutorials.photos import (
     calibration_photos,
     evaluation_photos,
 )
+from tutorials.timing import latency_ms
 
 Images = Sequence[torch.Tensor]
 
