@@ -89,21 +89,42 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("op", &FloatOp::name)
       .def_readonly("reason", &FloatOp::reason);
 
+  py::class_<ConfiguredOp>(m, "ConfiguredOp")
+      .def_readonly("method", &ConfiguredOp::method)
+      .def_readonly("kind", &ConfiguredOp::kind)
+      .def_readonly("written", &ConfiguredOp::written)
+      .def_readonly("path", &ConfiguredOp::path)
+      .def_readonly("source", &ConfiguredOp::source)
+      .def_readonly("origin", &ConfiguredOp::origin);
+
+  py::class_<Preparation::Watched>(m, "Watched")
+      .def_readonly("module", &Preparation::Watched::module)
+      .def_readonly("observers", &Preparation::Watched::observers);
+
+  py::class_<Preparation>(m, "Preparation")
+      .def(py::init([](const jit::Module& model, const std::vector<std::string>& methods,
+                       const Trace& trace) {
+             return withPythonWarnings(
+                 [&] { return std::make_unique<Preparation>(model, methods, trace); });
+           }),
+           py::arg("model"), py::arg("methods"), py::arg("trace"))
+      .def_property_readonly("ops", &Preparation::ops)
+      .def_property_readonly("written", &Preparation::written)
+      .def(
+          "finish",
+          [](Preparation& self, const std::vector<int64_t>& decisions,
+             const std::vector<std::pair<jit::Module, jit::Module>>& qconfigs,
+             const jit::Module& shape_recorder) {
+            std::vector<ObserverPair> pairs;
+            for (const auto& [activation, weight] : qconfigs) pairs.push_back({activation, weight});
+            return withPythonWarnings(
+                [&] { return self.finish(decisions, std::move(pairs), shape_recorder); });
+          },
+          py::arg("decisions"), py::arg("qconfigs"), py::arg("shape_recorder"))
+      .def("watch", &Preparation::watch, py::arg("shape_recorder"));
+
   m.def("supported_ops", &supportedOps);
   m.def("float_ops", &floatOps);
-  m.def(
-      "prepare",
-      [](const jit::Module& model, const std::vector<std::string>& methods, const Resolver& resolve,
-         const std::vector<std::pair<jit::Module, jit::Module>>& qconfigs,
-         const jit::Module& shape_recorder, const Trace& trace) {
-        std::vector<ObserverPair> pairs;
-        for (const auto& [activation, weight] : qconfigs) pairs.push_back({activation, weight});
-        return withPythonWarnings([&] {
-          return prepare(model, methods, resolve, std::move(pairs), shape_recorder, trace);
-        });
-      },
-      py::arg("model"), py::arg("methods"), py::arg("resolve"), py::arg("qconfigs"),
-      py::arg("shape_recorder"), py::arg("trace"));
   m.def(
       "convert",
       [](const jit::Module& prepared, const std::vector<std::string>& methods,

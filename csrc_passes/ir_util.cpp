@@ -176,8 +176,9 @@ std::string freeAttributeName(const jit::Module& module, const std::string& wish
 }
 
 std::string modulePath(const Node* node) {
-  // The path is the scope's one name, see setModulePath.
-  const jit::ScopePtr scope = const_cast<Node*>(node)->scope();
+  // Scopes are root / module path / op as written, see setModulePath and noteOrigin.
+  jit::ScopePtr scope = const_cast<Node*>(node)->scope();
+  if (scope && scope->name().is_aten()) scope = scope->parent();
   return !scope || scope->isBlank() || scope->isRoot() ? "" : scope->name().toUnqualString();
 }
 
@@ -185,6 +186,19 @@ void setModulePath(Node* node, const std::string& path) {
   auto root = c10::make_intrusive<jit::Scope>();
   node->setScope(path.empty() ? root : root->push(c10::Symbol::scope(path)));
 }
+
+void noteOrigin(Node* node) {
+  const auto path = c10::Symbol::scope(modulePath(node));
+  node->setScope(c10::make_intrusive<jit::Scope>()->push(path)->push(node->kind()));
+}
+
+std::string writtenKind(const Node* node) {
+  const jit::ScopePtr scope = const_cast<Node*>(node)->scope();
+  const bool is_noted = scope && scope->name().is_aten();
+  return (is_noted ? scope->name() : node->kind()).toQualString();
+}
+
+bool isLeftFloat(const Node* node) { return mark(node, kQConfigMark).value_or(0) < 0; }
 
 std::string sourceLine(const Node* node) {
   jit::SourceRange range = node->sourceRange();

@@ -48,6 +48,10 @@ std::string freeAttributeName(const jit::Module& module, const std::string& wish
 // Module path and source line of the user's code that a node came from.
 std::string modulePath(const jit::Node* node);
 void setModulePath(jit::Node* node, const std::string& path);
+// Notes the node's kind as the one that the user wrote. Ops that are made of it inherit that with
+// its module path, and nodes of one scope are of one origin.
+void noteOrigin(jit::Node* node);
+std::string writtenKind(const jit::Node* node);
 bool isTorchFile(const std::string& file);  // torch's own Python
 std::string sourceLine(const jit::Node* node);
 std::string describe(const jit::Node* node);  // "aten::conv2d in 'layer1.0.conv1' (resnet.py:92)"
@@ -58,7 +62,10 @@ std::optional<int64_t> mark(const jit::Node* node, const char* name);
 void stripMarks(jit::Graph& graph);
 inline constexpr const char* kOpMark = "jitquant_op";            // index into Program::records
 inline constexpr const char* kMutableMark = "jitquant_mutable";  // read of what a method changes
-inline constexpr const char* kMarks[] = {kOpMark, kMutableMark};
+inline constexpr const char* kQConfigMark = "jitquant_qconfig";  // index of its qconfig, or -1
+inline constexpr const char* kMarks[] = {kOpMark, kMutableMark, kQConfigMark};
+// Whether the configuration leaves this op float. False before configure has run.
+bool isLeftFloat(const jit::Node* node);
 
 // Copies source range, callstack, module path and marks.
 jit::Node* copyOrigin(jit::Node* to, const jit::Node* from);

@@ -14,11 +14,9 @@
 
 namespace jitquant {
 
-namespace {
-
 class Pipeline {
  public:
-  explicit Pipeline(const Trace& trace) : trace_(trace) {}
+  explicit Pipeline(Trace trace) : trace_(std::move(trace)) {}
 
   Program program;
 
@@ -48,9 +46,11 @@ class Pipeline {
   }
 
  private:
-  const Trace& trace_;
+  Trace trace_;
   std::vector<std::string> done_;
 };
+
+namespace {
 
 void toNormalForm(Pipeline& pipeline, const jit::Module& model,
                   const std::vector<std::string>& methods) {
@@ -58,7 +58,8 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
     program = flatten(model, methods);
     program.target = &quantizedTarget();
   });
-  pipeline.run("undo_mkldnn", {"flatten"}, undoMkldnn);
+  pipeline.run("note_origins", {"flatten"}, noteOrigins);
+  pipeline.run("undo_mkldnn", {"note_origins"}, undoMkldnn);
   pipeline.run("fold_attributes", {"undo_mkldnn"}, foldAttributes);
   pipeline.run("unfold_attention", {"fold_attributes"}, unfoldAttention);
   pipeline.run("own_state", {"unfold_attention"}, ownState);
@@ -70,7 +71,6 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
   pipeline.run("canonicalize_arithmetic", {"functionalize"}, canonicalizeArithmetic);
   pipeline.run("canonicalize_stack", {"functionalize"}, canonicalizeStack);
   pipeline.run("simplify", {"canonicalize", "functionalize"}, simplify);
-  pipeline.run("fold_conv_bn", {"simplify", "canonicalize_linear"}, foldConvBn);
 }
 
 // The last step of every way through: only what the result needs moves into a fresh unit.
@@ -131,22 +131,29 @@ std::vector<std::string> dataForTheUser(Program& program) {
 
 }  // namespace
 
-Result prepare(const jit::Module& model, const std::vector<std::string>& methods,
-               const Resolver& resolve, std::vector<ObserverPair> qconfigs,
-               const jit::Module& shape_recorder, const Trace& trace) {
+Preparation::Preparation(const jit::Module& model, const std::vector<std::string>& methods,
+                         const Trace& trace)
+    : pipeline_(std::make_unique<Pipeline>(trace)) {
   const at::NoGradGuard no_grad;
-  Pipeline pipeline(trace);
-  toNormalForm(pipeline, model, methods);
-  pipeline.run("rewrite_conv_transpose", {"fold_conv_bn"}, [&](Program& program) {
-    rewriteConvTranspose(program, [&](const jit::Node* node) {
-      return resolve(modulePath(node), node->kind().toQualString()) >= 0;
-    });
-  });
-  pipeline.run("fold_pad", {"rewrite_conv_transpose"}, foldPad);
+  toNormalForm(*pipeline_, model, methods);
+  ops_ = configuredOps(pipeline_->program);
+}
+
+Preparation::~Preparation() = default;
+
+const std::vector<std::string>& Preparation::written() const { return pipeline_->program.written; }
+
+Result Preparation::finish(const std::vector<int64_t>& decisions,
+                           std::vector<ObserverPair> qconfigs, const jit::Module& shape_recorder) {
+  const at::NoGradGuard no_grad;
+  Pipeline& pipeline = *pipeline_;
   pipeline.program.qconfigs = std::move(qconfigs);
+  pipeline.run("configure", {"simplify"}, [&](Program& program) { configure(program, decisions); });
+  pipeline.run("fold_conv_bn", {"configure", "canonicalize_linear"}, foldConvBn);
+  pipeline.run("rewrite_conv_transpose", {"fold_conv_bn"}, rewriteConvTranspose);
+  pipeline.run("fold_pad", {"rewrite_conv_transpose"}, foldPad);
   pipeline.run("plan", {"fold_pad"}, [&](Program& program) {
     listOps(program);
-    for (OpRecord& record : program.records) record.qconfig = resolve(record.path, record.kind);
     plan(program);
   });
   pipeline.run("keep_state", {"plan"}, keepState);
@@ -155,6 +162,15 @@ Result prepare(const jit::Module& model, const std::vector<std::string>& methods
     for (Method& method : program.methods) stripMarks(*method.graph);
   });
   return {pipeline.program.module, std::move(pipeline.program.records), {}, {}};
+}
+
+Preparation::Watched Preparation::watch(const jit::Module& shape_recorder) {
+  Watched watched{pipeline_->program.module, {}};
+  pipeline_->run("watch_shapes", {"simplify"}, [&](Program& program) {
+    watched.observers = watchShapes(program, shape_recorder);
+    for (Method& method : program.methods) stripMarks(*method.graph);
+  });
+  return watched;
 }
 
 Result convert(const jit::Module& prepared, const std::vector<std::string>& methods,
@@ -204,6 +220,7 @@ Result fuseConvBn(const jit::Module& model, const std::vector<std::string>& meth
   const at::NoGradGuard no_grad;
   Pipeline pipeline(trace);
   toNormalForm(pipeline, model, methods);
+  pipeline.run("fold_conv_bn", {"simplify", "canonicalize_linear"}, foldConvBn);
   return finish(pipeline, /*strip=*/false);
 }
 

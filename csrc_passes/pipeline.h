@@ -2,6 +2,7 @@
 // The two pipelines: ordered lists of passes, each followed by a check of the graphs.
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,8 +12,8 @@ namespace jitquant {
 
 // (pass, method, canonical graph text) after each pass.
 using Trace = std::function<void(const std::string&, const std::string&, const std::string&)>;
-// The index of the qconfig for an op (module path, kind), or -1 to leave it float.
-using Resolver = std::function<int64_t(const std::string&, const std::string&)>;
+
+class Pipeline;
 
 struct Result {
   jit::Module module;
@@ -21,9 +22,33 @@ struct Result {
   std::vector<std::string> dropped;  // convert: data of the top module that is gone
 };
 
-Result prepare(const jit::Module& model, const std::vector<std::string>& methods,
-               const Resolver& resolve, std::vector<ObserverPair> qconfigs,
-               const jit::Module& shape_recorder, const Trace& trace);
+// Prepare in two steps, so that the caller configures the ops in between. Either step ends it.
+class Preparation {
+ public:
+  Preparation(const jit::Module& model, const std::vector<std::string>& methods,
+              const Trace& trace);
+  ~Preparation();
+
+  // In graph order.
+  const std::vector<ConfiguredOp>& ops() const { return ops_; }
+  // Kinds of all ops of the user's code, also of those that are gone by now.
+  const std::vector<std::string>& written() const;
+
+  // `decisions` has for each op the index of its qconfig, or -1 to leave it float.
+  Result finish(const std::vector<int64_t>& decisions, std::vector<ObserverPair> qconfigs,
+                const jit::Module& shape_recorder);
+
+  struct Watched {
+    jit::Module module;
+    std::vector<std::vector<std::string>> observers;  // for each op, one for each tensor it reads
+  };
+  // The float model with a shape recorder at every tensor that an op reads.
+  Watched watch(const jit::Module& shape_recorder);
+
+ private:
+  std::unique_ptr<Pipeline> pipeline_;
+  std::vector<ConfiguredOp> ops_;
+};
 
 Result convert(const jit::Module& prepared, const std::vector<std::string>& methods,
                std::vector<OpRecord> records, bool debug, const std::vector<std::string>& preserved,

@@ -35,6 +35,8 @@ struct Plan {
   bool isInt8Use(const jit::Use& use) const;
 };
 
+// The ops of a method in graph order: those that compute tensors.
+std::vector<jit::Node*> listedNodes(const Method& method);
 // Lists the ops of the program in graph order into Program::records and marks their nodes.
 void listOps(Program& program);
 // Marks the nodes with the records that the program already has; raises where they do not match.

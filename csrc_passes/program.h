@@ -33,6 +33,17 @@ struct OpRecord {
   std::string reason;  // why it stays float, or how it is int8
 };
 
+// One op of the normal form, as configuration sees it.
+struct ConfiguredOp {
+  std::string method;
+  std::string kind;     // "aten::linear"
+  std::string written;  // the op that the user's code or its trace has there: "aten::addmm"
+  std::string path;     // module path, "" for the root
+  std::string source;   // "resnet.py:92", "" if unknown
+  // Equal for ops that one op of the user's code became, in order of the first of them.
+  int64_t origin = 0;
+};
+
 // Quantization parameters, per tensor (one element) or per channel.
 struct QParams {
   at::Tensor scale;       // float32 (1,) or (channels,)
@@ -90,6 +101,7 @@ struct Program {
   const Target* target = nullptr;
   std::vector<ObserverPair> qconfigs;
   std::vector<OpRecord> records;
+  std::vector<std::string> written;  // kinds of all ops of the user's code, sorted
   // Filled by collect_observers and used by the convert passes. Looked up, never iterated.
   std::unordered_map<const jit::Value*, Observation> observations;
   std::vector<Lowering> lowerings;

@@ -56,6 +56,8 @@ bool isListed(const Node* node) {
   return false;
 }
 
+}  // namespace
+
 std::vector<Node*> listedNodes(const Method& method) {
   std::vector<Node*> nodes;
   for (Node* node : allNodes(*method.graph)) {
@@ -63,8 +65,6 @@ std::vector<Node*> listedNodes(const Method& method) {
   }
   return nodes;
 }
-
-}  // namespace
 
 void listOps(Program& program) {
   for (const Method& method : program.methods) {
@@ -75,6 +75,9 @@ void listOps(Program& program) {
       record.kind = node->kind().toQualString();
       record.path = modulePath(node);
       record.source = sourceLine(node);
+      const auto qconfig = mark(node, kQConfigMark);
+      if (!qconfig) throw std::logic_error(describe(node) + " has no configuration");
+      record.qconfig = *qconfig;
       program.records.push_back(std::move(record));
     }
   }

@@ -32,6 +32,45 @@ class InputSeen:
     @property
     def dtype(self) -> int: ...
 
+class ConfiguredOp:
+    @property
+    def method(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def written(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def origin(self) -> int: ...
+
+class Watched:
+    @property
+    def module(self) -> torch._C.ScriptModule: ...
+    @property
+    def observers(self) -> list[list[str]]: ...
+
+class Preparation:
+    def __init__(
+        self,
+        model: torch._C.ScriptModule,
+        methods: list[str],
+        trace: Callable[[str, str, str], None] | None,
+    ) -> None: ...
+    @property
+    def ops(self) -> list[ConfiguredOp]: ...
+    @property
+    def written(self) -> list[str]: ...
+    def finish(
+        self,
+        decisions: list[int],
+        qconfigs: list[tuple[torch._C.ScriptModule, torch._C.ScriptModule]],
+        shape_recorder: torch._C.ScriptModule,
+    ) -> Result: ...
+    def watch(self, shape_recorder: torch._C.ScriptModule) -> Watched: ...
+
 class SupportedOp:
     @property
     def op(self) -> str: ...
@@ -50,14 +89,6 @@ class FloatOp:
 
 def supported_ops() -> list[SupportedOp]: ...
 def float_ops() -> list[FloatOp]: ...
-def prepare(
-    model: torch._C.ScriptModule,
-    methods: list[str],
-    resolve: Callable[[str, str], int],
-    qconfigs: list[tuple[torch._C.ScriptModule, torch._C.ScriptModule]],
-    shape_recorder: torch._C.ScriptModule,
-    trace: Callable[[str, str, str], None] | None,
-) -> Result: ...
 def convert(
     prepared: torch._C.ScriptModule,
     methods: list[str],

@@ -12,6 +12,9 @@ from jitquant.errors import (  # noqa: E402
     JitQuantTypeError,
     JitQuantValueError,
 )
+from jitquant.explain import Explanation  # noqa: E402
+from jitquant.mapping import QConfigMapping  # noqa: E402
+from jitquant.op_info import OpInfo  # noqa: E402
 from jitquant.qconfig import (  # noqa: E402
     QConfig,
     default_qconfig,
@@ -28,11 +31,14 @@ from jitquant.quantize import (  # noqa: E402
 __all__ = [
     "Coverage",
     "DroppedWarning",
+    "Explanation",
     "JitQuantError",
     "JitQuantTypeError",
     "JitQuantValueError",
     "OpCoverage",
+    "OpInfo",
     "QConfig",
+    "QConfigMapping",
     "__version__",
     "convert_jit",
     "coverage",

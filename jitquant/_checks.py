@@ -2,13 +2,12 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 
 from jitquant import _state
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
-from jitquant.qconfig import QConfig, check_qconfig
 
 
 def check_script_module(model: object, function: str) -> torch.jit.ScriptModule:
@@ -110,35 +109,6 @@ def check_prepared(model: torch.jit.ScriptModule) -> _state.State:
     return state
 
 
-def check_qconfig_dict(
-    qconfig_dict: object, model: torch.jit.ScriptModule
-) -> dict[str, QConfig | None]:
-    """Return the configuration by module path, every key being '' or a submodule's path."""
-    if not isinstance(qconfig_dict, Mapping):
-        raise JitQuantTypeError(
-            "qconfig_dict must be a dict of submodule names to qconfigs, such as "
-            f"{{'': get_default_qconfig()}}, got {type(qconfig_dict).__name__}."
-        )
-    paths = [name for name, _ in model.named_modules()]
-    checked: dict[str, QConfig | None] = {}
-    for key, qconfig in qconfig_dict.items():
-        if not isinstance(key, str):
-            raise JitQuantTypeError(
-                f"qconfig_dict: keys are submodule names, got {key!r} of type {type(key).__name__}."
-            )
-        if key not in paths:
-            raise JitQuantValueError(
-                f"qconfig_dict: the model has no submodule {key!r}. {nearest(key, paths)}"
-            )
-        checked[key] = None if qconfig is None else check_qconfig(qconfig, f"qconfig_dict[{key!r}]")
-    if not any(checked.values()):
-        raise JitQuantValueError(
-            "qconfig_dict gives no qconfig, so nothing would be quantized. "
-            "Use {'': get_default_qconfig()} for the whole model."
-        )
-    return checked
-
-
 def check_preserved_attrs(
     model: torch.jit.ScriptModule, preserved_attrs: Iterable[str] | None
 ) -> tuple[list[str], list[str]]:
@@ -179,6 +149,13 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     names = [candidate for candidate in candidates if candidate]
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or sorted(names)[:3]
     return f"The nearest names are: {', '.join(map(repr, close))}." if close else "It has none."
+
+
+def method_names(model: torch.jit.ScriptModule) -> list[str]:
+    """All methods but those that serialization calls, forward first."""
+    names = model._c._method_names()
+    others = sorted(name for name in names if name != "forward" and not name.startswith("__"))
+    return ["forward", *others]
 
 
 def as_model(module: torch._C.ScriptModule) -> torch.jit.ScriptModule:

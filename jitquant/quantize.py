@@ -7,23 +7,25 @@ from typing import Any
 import torch
 
 from jitquant import _C, _checks, _state, _trial_run
+from jitquant._configure import decide, shape_recorder
 from jitquant._version import __version__
 from jitquant.errors import DroppedWarning
-from jitquant.observers import ShapeRecorder
+from jitquant.mapping import Predicate, QConfigMapping, as_mapping
 from jitquant.qconfig import QConfig, script_qconfig
 
 __all__ = ["convert_jit", "fuse_conv_bn_jit", "prepare_jit", "quantize_jit"]
 
+Config = Mapping[str, Any] | QConfigMapping | Predicate
+
 Trace = Callable[[str, str, str], None]
 """Called after each pass with its name, the method's name and the graph's canonical text."""
 
-_NO_CONFIG = -1
-_NOT_COVERED = -2
+_LEFT_FLOAT = -1
 
 
 def quantize_jit(
     model: torch.jit.ScriptModule,
-    qconfig_dict: Mapping[str, Any],
+    qconfig_dict: Config,
     run_fn: Callable[..., Any],
     run_args: Sequence[Any] = (),
     inplace: bool = False,
@@ -53,7 +55,7 @@ def quantize_jit(
 
 
 def prepare_jit(
-    model: torch.jit.ScriptModule, qconfig_dict: Mapping[str, Any], inplace: bool = False
+    model: torch.jit.ScriptModule, qconfig_dict: Config, inplace: bool = False
 ) -> torch.jit.ScriptModule:
     """Copy the model, fold BatchNorm into convolutions, and insert observers.
 
@@ -64,7 +66,7 @@ def prepare_jit(
         model: a scripted, traced or loaded float32 model in eval mode, on the CPU.
         qconfig_dict: submodule path to `QConfig` (ours or torch.ao's), or None to leave the
             submodule float. "" is the whole model; a key covers the children of its module that no
-            longer key covers.
+            longer key covers. Or a `QConfigMapping`, its dictionary form, or a predicate.
         inplace: also put the result into `model`, as the last step.
 
     Returns:
@@ -73,7 +75,7 @@ def prepare_jit(
     Raises:
         JitQuantTypeError: model or qconfig_dict is of a wrong type.
         JitQuantValueError: training mode, parameters that are not float32 or not on the CPU, a
-            model that jitquant made, an unknown key, a qconfig that no engine can run.
+            model that jitquant made, a rule that matches nothing, a qconfig that no engine can run.
         JitQuantError: the graph cannot be flattened, or runs an op in training mode.
     """
     checked = _checks.check_script_module(model, "prepare_jit")
@@ -126,27 +128,26 @@ def fuse_conv_bn_jit(
     """
     checked = _checks.check_script_module(model, "fuse_conv_bn_jit")
     _checks.check_float_model(checked, "fuse_conv_bn_jit")
-    result = _C.fuse_conv_bn(checked._c, _methods(checked), None)
+    result = _C.fuse_conv_bn(checked._c, _checks.method_names(checked), None)
     return _finish(_checks.as_model(result.module), checked, inplace)
 
 
 def _prepare(
     model: torch.jit.ScriptModule,
-    qconfig_dict: Mapping[str, Any],
+    qconfig_dict: Config,
     trace: Trace | None,
     function: str = "prepare_jit",
 ) -> torch.jit.ScriptModule:
     _checks.check_float_model(model, function)
-    by_path = _checks.check_qconfig_dict(qconfig_dict, model)
+    mapping = as_mapping(qconfig_dict)
     engine = _checks.check_engine()
-    distinct = list(dict.fromkeys(qconfig for qconfig in by_path.values() if qconfig is not None))
-    result = _C.prepare(
-        model._c,
-        _methods(model),
-        _resolver(by_path, distinct),
+    preparation = _C.Preparation(model._c, _checks.method_names(model), trace)
+    chosen = [each.qconfig for each in decide(model, mapping, preparation)]
+    distinct = list(dict.fromkeys(qconfig for qconfig in chosen if qconfig is not None))
+    result = preparation.finish(
+        [_LEFT_FLOAT if qconfig is None else distinct.index(qconfig) for qconfig in chosen],
         [_observers(qconfig) for qconfig in distinct],
-        torch.jit.script(ShapeRecorder())._c,
-        trace,
+        shape_recorder(),
     )
     _state.write(result.module, _new_state("prepared", result, engine))
     return _checks.as_model(result.module)
@@ -169,7 +170,8 @@ def _convert(
         _state.write(result.module, _new_state("debug" if debug else "converted", result, engine))
         converted = _checks.as_model(result.module)
         _trial_run.check(converted, model, result.inputs)
-    _warn_of_dropped([name for name in _methods(model) if name not in methods], result.dropped)
+    left = [name for name in _checks.method_names(model) if name not in methods]
+    _warn_of_dropped(left, result.dropped)
     return converted
 
 
@@ -188,33 +190,9 @@ def _warn_of_dropped(methods: list[str], attributes: list[str]) -> None:
         )
 
 
-def _resolver(
-    by_path: Mapping[str, QConfig | None], distinct: list[QConfig]
-) -> Callable[[str, str], int]:
-    """The longest key that covers a module path decides."""
-
-    def resolve(path: str, kind: str) -> int:
-        parts = path.split(".") if path else []
-        for length in range(len(parts), -1, -1):
-            key = ".".join(parts[:length])
-            if key in by_path:
-                qconfig = by_path[key]
-                return _NO_CONFIG if qconfig is None else distinct.index(qconfig)
-        return _NOT_COVERED
-
-    return resolve
-
-
 def _observers(qconfig: QConfig) -> tuple[torch._C.ScriptModule, torch._C.ScriptModule]:
     scripted: Any = script_qconfig(qconfig)
     return scripted.activation._c, scripted.weight._c
-
-
-def _methods(model: torch.jit.ScriptModule) -> list[str]:
-    """All methods but those that serialization calls, forward first."""
-    names = model._c._method_names()
-    others = sorted(name for name in names if name != "forward" and not name.startswith("__"))
-    return ["forward", *others]
 
 
 def _new_state(stage: _state.Stage, result: _C.Result, engine: str) -> _state.State:

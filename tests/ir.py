@@ -23,6 +23,7 @@ from jitquant.quantize import _convert, _prepare
 
 PREPARE_PASSES = [
     "flatten",
+    "note_origins",
     "undo_mkldnn",
     "fold_attributes",
     "unfold_attention",
@@ -35,6 +36,7 @@ PREPARE_PASSES = [
     "canonicalize_arithmetic",
     "canonicalize_stack",
     "simplify",
+    "configure",
     "fold_conv_bn",
     "rewrite_conv_transpose",
     "fold_pad",
@@ -218,7 +220,8 @@ def sample(*shape: int) -> Tensor:
 
 _SOURCE = re.compile(r" # \S+:\d+:\d+$", re.MULTILINE)
 _SCOPE = re.compile(r", scope: \S*$", re.MULTILINE)
-_MARK = re.compile(r"\[jitquant_\w+=\d+(, jitquant_\w+=\d+)*\]|, jitquant_mutable=1")
+_WRITTEN = re.compile(r"(, scope: [^/\s]*)/\w+$", re.MULTILINE)  # what note_origins notes
+_MARK = re.compile(r"\[jitquant_\w+=-?\d+(, jitquant_\w+=-?\d+)*\]|, jitquant_mutable=1")
 _CONSTANT = re.compile(r"^ *%([\w.]+) : (.+?) = prim::Constant(?:\[value=(.*)\])?\(\)$")
 _READ = re.compile(r'^ *%([\w.]+) : .+ = prim::GetAttr\[name="(\w+)"\]\(%([\w.]+)\)$')
 _MANGLE = re.compile(r"___torch_mangle_\d+")
@@ -226,13 +229,13 @@ _NAME = re.compile(r"%[\w.]+")
 
 
 def raw_text(text: str) -> str:
-    """The canonical text without places in source files.
+    """The canonical text without places in source files and origins.
 
     torch counts mangled names process-wide; here they are counted from 0.
     """
     counts: dict[str, str] = {}
     text = _MANGLE.sub(lambda match: counts.setdefault(match[0], f"mangle_{len(counts)}"), text)
-    return _SOURCE.sub("", text).strip("\n")
+    return _WRITTEN.sub(r"\1", _SOURCE.sub("", text)).replace(", scope: \n", "\n").strip("\n")
 
 
 def unscoped_text(text: str) -> str:

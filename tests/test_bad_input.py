@@ -186,13 +186,15 @@ def test_traced_in_training_mode(function: str, module: nn.Module, text: str) ->
     [
         (
             {"stem.conv": jitquant.default_qconfig},
-            "qconfig_dict: the model has no submodule 'stem.conv'. The nearest names are: "
+            "qconfig_dict: the rule module_name 'stem.conv' matches nothing: the model has no "
+            "submodule 'stem.conv'. The nearest names are: "
             "'stem.conv1'",
             JitQuantValueError,
         ),
         (
             {"fc.weight": jitquant.default_qconfig},
-            "qconfig_dict: the model has no submodule 'fc.weight'. The nearest names are: ",
+            "qconfig_dict: the rule module_name 'fc.weight' matches nothing: the model has no "
+            "submodule 'fc.weight'. The nearest names are: ",
             JitQuantValueError,
         ),
         (
@@ -203,16 +205,16 @@ def test_traced_in_training_mode(function: str, module: nn.Module, text: str) ->
         (
             [("", jitquant.default_qconfig)],
             "qconfig_dict must be a dict of submodule names to qconfigs, such as "
-            "{'': get_default_qconfig()}, got list.",
+            "{'': get_default_qconfig()}, a QConfigMapping or a predicate, got list.",
             JitQuantTypeError,
         ),
         (
             jitquant.default_qconfig,
             "qconfig_dict must be a dict of submodule names to qconfigs, such as "
-            "{'': get_default_qconfig()}, got QConfig.",
+            "{'': get_default_qconfig()}, a QConfigMapping or a predicate, got QConfig.",
             JitQuantTypeError,
         ),
-        (None, "{'': get_default_qconfig()}, got NoneType.", JitQuantTypeError),
+        (None, "a QConfigMapping or a predicate, got NoneType.", JitQuantTypeError),
         (
             {"": "x86"},
             "qconfig_dict['']: expected a jitquant.QConfig or torch.ao.quantization.QConfig, got "

@@ -11,6 +11,7 @@ from tests.ir import Traced, sample, scripted, trace_convert, trace_prepare
 
 NORMAL_FORM = [
     "flatten",
+    "note_origins",
     "undo_mkldnn",
     "fold_attributes",
     "unfold_attention",
@@ -23,10 +24,11 @@ NORMAL_FORM = [
     "canonicalize_arithmetic",
     "canonicalize_stack",
     "simplify",
-    "fold_conv_bn",
 ]
 PREPARE = [
     *NORMAL_FORM,
+    "configure",
+    "fold_conv_bn",
     "rewrite_conv_transpose",
     "fold_pad",
     "plan",
@@ -58,7 +60,9 @@ CONVERT = [
 
 # A pass, and those that must have run before it: the `Needs:` line of its file.
 NEEDS = {
-    "undo_mkldnn": ["flatten"],
+    "note_origins": ["flatten"],
+    "undo_mkldnn": ["flatten", "note_origins"],
+    "configure": ["note_origins", "simplify"],
     "restore_state": ["flatten"],
     "fold_attributes": ["flatten"],
     "own_state": ["fold_attributes"],
@@ -72,7 +76,8 @@ NEEDS = {
     "canonicalize_stack": ["functionalize"],
     "simplify": ["canonicalize", "functionalize"],
     "fold_conv_bn": ["canonicalize", "simplify"],
-    "fold_pad": ["canonicalize", "fold_conv_bn"],
+    "rewrite_conv_transpose": ["configure"],
+    "fold_pad": ["configure", "canonicalize", "fold_conv_bn"],
     "plan": ["own_state"],
     "keep_state": ["plan"],
     "insert_observers": ["plan"],
@@ -128,7 +133,7 @@ def test_passes_of_fuse_conv_bn() -> None:
     names: list[str] = []
     model = scripted(nn.Sequential(nn.ReLU()))
     _C.fuse_conv_bn(model._c, ["forward"], lambda name, method, text: names.append(name))
-    assert names == [*NORMAL_FORM, "strip_origins"]
+    assert names == [*NORMAL_FORM, "fold_conv_bn", "strip_origins"]
 
 
 def test_each_pass_finds_what_it_needs() -> None:

@@ -14,7 +14,7 @@
 //
 // Needs:  canonicalize and canonicalize_linear.
 // Leaves: a convolution whose output has another user, or whose weight is also used without this
-//         BatchNorm, in any method.
+//         BatchNorm, in any method. A pair of which the configuration leaves one float.
 //
 // The formula is that of Jacob et al. 2018 (arXiv 1712.05877), section 3.2, computed in float64.
 
@@ -188,6 +188,7 @@ void foldUses(const WeightUses& uses, const Readers& readers, const jit::Module&
   if (first_bn == nullptr) return;
   for (const Node* conv : uses.convs) {
     const Node* bn = onlyBatchNorm(conv);
+    if (bn != nullptr && (isLeftFloat(conv) || isLeftFloat(bn))) return;
     if (bn == nullptr || !sameBatchNorm(bn, first_bn, module)) return;
     if (isNone(conv->input(2)) != isNone(first_conv->input(2))) return;
     if (!isNone(conv->input(2)) &&

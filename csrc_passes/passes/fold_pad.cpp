@@ -6,7 +6,8 @@
 //   %y = aten::conv2d(%x, %v, %b, 2, [1, 1], ...)
 //
 // Needs:  canonicalize and fold_conv_bn.
-// Leaves: padding of another value or of other dimensions, or with other readers.
+// Leaves: padding of another value or of other dimensions, or with other readers; what the
+//         configuration leaves float.
 //
 // A convolution pads both sides alike. With left < right, `front` zeros before the kernel and
 // left + front of padding move no window. front = right - left also keeps the output's size. For a
@@ -75,6 +76,7 @@ class Folder {
     Node* conv = pad->output()->uses()[0].user;
     if (!isConv(conv) || conv->input(0) != pad->output()) return;
     if (conv->owningBlock() != pad->owningBlock()) return;
+    if (isLeftFloat(conv) || isLeftFloat(pad)) return;
     const auto weight = constantTensor(conv->input(1), program_.module);
     const auto stride = constantInts(conv->input(3));
     const auto dilation = constantInts(conv->input(5));
@@ -151,8 +153,7 @@ class Folder {
     const jit::WithInsertPoint guard(last->next());
     const auto insert = [&](c10::Symbol kind, at::ArrayRef<jit::NamedValue> inputs) {
       Value* value = graph.insert(kind, inputs);
-      value->node()->setScope(last->scope());
-      value->node()->setSourceRange(conv->sourceRange());
+      copyOrigin(value->node(), conv);
       return value;
     };
     for (size_t i = 0; i < stride.size(); ++i) {

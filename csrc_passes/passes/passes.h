@@ -2,7 +2,6 @@
 // Every pass, in the order in which the pipeline runs them. Each file passes/<name>.cpp opens with
 // what the pass does.
 
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -12,6 +11,7 @@ namespace jitquant {
 
 // Prepare.
 Program flatten(const jit::Module& original, const std::vector<std::string>& methods);
+void noteOrigins(Program& program);
 void undoMkldnn(Program& program);
 void foldAttributes(Program& program);
 void unfoldAttention(Program& program);
@@ -24,9 +24,13 @@ void canonicalizeLinear(Program& program);
 void canonicalizeArithmetic(Program& program);
 void canonicalizeStack(Program& program);
 void simplify(Program& program);
+std::vector<ConfiguredOp> configuredOps(const Program& program);
+void configure(Program& program, const std::vector<int64_t>& decisions);
+// The names of the recorders at the tensors that each of the listed ops reads.
+std::vector<std::vector<std::string>> watchShapes(Program& program,
+                                                  const jit::Module& shape_recorder);
 void foldConvBn(Program& program);
-// `wanted` tells whether an op may become int8.
-void rewriteConvTranspose(Program& program, const std::function<bool(const jit::Node*)>& wanted);
+void rewriteConvTranspose(Program& program);
 void foldPad(Program& program);
 void plan(Program& program);
 void keepState(Program& program);

@@ -85,6 +85,7 @@ class Planner {
     const OpRow* row = findRow(node);
     if (row == nullptr) return whyFloatOp(node, program_.module);
     if (record(node).qconfig < 0) return "its qconfig is None";
+    if (followsFloatConvolution(node)) return "the layer that it normalizes is left float";
     if (row->filter != nullptr) {
       std::string reason = row->filter(node, program_.module);
       if (!reason.empty()) return reason;
@@ -108,6 +109,15 @@ class Planner {
       if (aliases_.isWrittenLater(value)) return "an op writes its memory in place";
     }
     return "";
+  }
+
+  // Whether it would be part of a convolution or linear layer if that were not left float.
+  bool followsFloatConvolution(const Node* node) const {
+    if (node->kind() != c10::aten::batch_norm) return false;
+    const Node* layer = node->input(0)->node();
+    const bool is_layer =
+        isConv(layer) || isConvTranspose(layer) || layer->kind() == c10::aten::linear;
+    return is_layer && hasOneUse(layer->output()) && record(layer).qconfig < 0;
   }
 
   // Whether a float value, such as a mask of -inf, is added to what only a softmax reads.

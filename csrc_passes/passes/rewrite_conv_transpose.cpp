@@ -12,8 +12,8 @@
 //   %n = aten::movedim(%f, -1, -3)                   (..., C, 2 H, 2 W)
 //   %s = aten::slice(%n, ...) for each dimension; %r = aten::clone(%s, contiguous)
 //
-// Needs:  fold_conv_bn.
-// Leaves: those for which whyNotConvolution has a reason, and those that stay float by `wanted`.
+// Needs:  fold_conv_bn and configure.
+// Leaves: those for which whyNotConvolution has a reason, and those whose qconfig is None.
 //
 // Channels come last in the rearrangement, as in int8 convolutions, so that it copies runs of
 // 2 C values once. The clone keeps the float model's layout; in int8 it costs nothing.
@@ -175,12 +175,12 @@ class Rewriter {
 
 }  // namespace
 
-void rewriteConvTranspose(Program& program, const std::function<bool(const Node*)>& wanted) {
+void rewriteConvTranspose(Program& program) {
   Made made;
   for (Method& method : program.methods) {
     Rewriter rewriter(program, *method.graph, made);
     for (Node* node : allNodes(*method.graph)) {
-      if (!isConvTranspose(node) || !wanted(node)) continue;
+      if (!isConvTranspose(node) || isLeftFloat(node)) continue;
       if (whyNotConvolution(node, program.module).empty()) rewriter.rewrite(node);
     }
     jit::EliminateDeadCode(method.graph);

@@ -45,7 +45,7 @@ def test_convolution_is_a_plain_one_again() -> None:
 
 def test_plain_model_stays_as_it_is() -> None:
     steps = trace_prepare(script(Net()))
-    assert steps.text("undo_mkldnn") == steps.text("flatten")
+    assert steps.text("undo_mkldnn") == steps.text("note_origins")
 
 
 class ByHand(nn.Module):

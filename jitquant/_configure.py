@@ -1,0 +1,74 @@
+"""From a model and its configuration to one decision for each op."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from jitquant import _C, _checks
+from jitquant._resolve import Decision, resolve
+from jitquant._type_names import module_types
+from jitquant.errors import JitQuantError
+from jitquant.observers import ShapeRecorder
+from jitquant.op_info import op_infos
+
+if TYPE_CHECKING:
+    from jitquant.mapping import QConfigMapping
+
+__all__ = ["decide", "shape_recorder"]
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def decide(
+    model: torch.jit.ScriptModule,
+    mapping: "QConfigMapping",
+    preparation: _C.Preparation,
+) -> list[Decision]:
+    """Decide on each op of a preparation of `model`, in its order.
+
+    Args:
+        model: the float model.
+        mapping: the rules.
+        preparation: of the same model, not finished.
+
+    Raises:
+        JitQuantError: see `resolve`; the model raised on the mapping's example_inputs.
+    """
+    ops = preparation.ops
+    shapes: Sequence[Shapes | None] = [None] * len(ops)
+    if mapping.example_inputs is not None:
+        shapes = _shapes(model, mapping.example_inputs)
+    types = module_types(model)
+    return resolve(mapping, op_infos(ops, types, shapes), types, preparation.written)
+
+
+def shape_recorder() -> torch._C.ScriptModule:
+    """A scripted ShapeRecorder, as the passes take it."""
+    scripted: Any = torch.jit.script(ShapeRecorder())
+    recorder: torch._C.ScriptModule = scripted._c
+    return recorder
+
+
+def _shapes(model: torch.jit.ScriptModule, arguments: tuple[Any, ...]) -> list[Shapes | None]:
+    """For each op the first shape of each tensor that it reads; None for an op that did not run."""
+    watched = _C.Preparation(model._c, _checks.method_names(model), None).watch(shape_recorder())
+    runnable = _checks.as_model(watched.module)
+    try:
+        with torch.no_grad():
+            runnable(*arguments)
+    except RuntimeError as error:
+        raise JitQuantError(
+            f"the model cannot run on example_inputs: {str(error).strip().splitlines()[-1]}"
+        ) from error
+    return [_seen(runnable, names) for names in watched.observers]
+
+
+def _seen(model: torch.jit.ScriptModule, recorders: list[str]) -> Shapes | None:
+    shapes = []
+    for name in recorders:
+        recorder: Any = getattr(model, name)
+        if not recorder.shapes:
+            return None
+        shapes.append(tuple(recorder.shapes[0]))
+    return tuple(shapes)

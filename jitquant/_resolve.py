@@ -1,0 +1,152 @@
+"""Which rule of a mapping decides on each op, and which rules match nothing."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jitquant._checks import nearest
+from jitquant._type_names import op_names
+from jitquant.errors import JitQuantError, JitQuantValueError
+from jitquant.op_info import OpInfo, enclosing
+from jitquant.qconfig import QConfig, check_qconfig
+
+if TYPE_CHECKING:
+    from jitquant.mapping import QConfigMapping, Rule
+
+__all__ = ["Decision", "resolve"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided on one op.
+
+    Attributes:
+        op: the op.
+        rule: what decided, such as "module_name 'fc'"; "" if nothing matches.
+        qconfig: None leaves it float.
+    """
+
+    op: OpInfo
+    rule: str
+    qconfig: QConfig | None
+
+
+def resolve(
+    mapping: "QConfigMapping",
+    ops: Sequence[OpInfo],
+    types: Mapping[str, str],
+    written: Sequence[str],
+) -> list[Decision]:
+    """Decide on each op.
+
+    Args:
+        mapping: the rules.
+        ops: all ops, in graph order.
+        types: class of each submodule by its path.
+        written: all kinds of ops in the user's code, also of ops that are gone.
+
+    Raises:
+        JitQuantValueError: a rule matches nothing, no rule has a qconfig, or the predicate gave a
+            qconfig that no engine can run.
+        JitQuantTypeError: the predicate gave something else.
+        JitQuantError: the predicate raised.
+    """
+    rules = _Rules(mapping, types)
+    rules.check(ops, written)
+    decisions = [rules.decide(op) for op in ops]
+    given = [rule.qconfig for rule in mapping.rules]
+    if mapping.predicate is not None:
+        given += [decision.qconfig for decision in decisions]
+    if not any(given):
+        raise JitQuantValueError(
+            "qconfig_dict gives no qconfig, so nothing would be quantized. "
+            "Use {'': get_default_qconfig()} for the whole model."
+        )
+    return decisions
+
+
+class _Rules:
+    def __init__(self, mapping: "QConfigMapping", types: Mapping[str, str]) -> None:
+        self._mapping = mapping
+        self._types = types
+        self._by_key = {(rule.kind, rule.key): rule for rule in mapping.rules}
+        self._regexes = [rule for rule in mapping.rules if rule.kind == "module_name_regex"]
+
+    def decide(self, op: OpInfo) -> Decision:
+        if self._mapping.predicate is not None:
+            answer = self._ask(op)
+            if answer is not NotImplemented:
+                return Decision(op, "predicate", answer)
+        rule = (
+            self._find("module_name_object_type_order", [(*k, i) for k, i in op.positions.items()])
+            or self._find("module_name", [(path,) for path in enclosing(op.module)])
+            or next((r for r in self._regexes if re.match(r.key[0], op.module)), None)
+            or self._find("object_type", [(name,) for name in self._types_of(op)])
+            or self._by_key.get(("", ()))
+        )
+        return Decision(op, str(rule), rule.qconfig) if rule else Decision(op, "", None)
+
+    def _find(self, kind: str, keys: Sequence[tuple[Any, ...]]) -> "Rule | None":
+        return next((self._by_key[kind, key] for key in keys if (kind, key) in self._by_key), None)
+
+    def _ask(self, op: OpInfo) -> Any:
+        assert self._mapping.predicate is not None
+        try:
+            answer = self._mapping.predicate(op)
+        except Exception as error:
+            raise JitQuantError(
+                f"the predicate raised {type(error).__name__} for {op}: {error}"
+            ) from error
+        if answer is None or answer is NotImplemented:
+            return answer
+        return check_qconfig(answer, f"what the predicate gave for {op}")
+
+    def _types_of(self, op: OpInfo) -> list[str]:
+        """Most decisive first, see QConfigMapping.set_object_type."""
+        names = list(op_names(op.written, op.kind))
+        classes = [self._types.get(path, "") for path in [*enclosing(op.module), ""]]
+        is_layer = op.module_type.startswith("torch.nn.")
+        return [*classes[:1], *names, *classes[1:]] if is_layer else [*names, *classes]
+
+    def check(self, ops: Sequence[OpInfo], written: Sequence[str]) -> None:
+        """Raise for the first rule that matches nothing."""
+        paths = dict.fromkeys([*self._types, *(op.module for op in ops)])
+        names = dict.fromkeys([*(n for op in ops for n in op_names(op.written, op.kind)), *written])
+        names.update(dict.fromkeys(self._types.values()))
+        for rule in self._mapping.rules:
+            problem = _problem(rule, ops, paths, names)
+            if problem:
+                raise JitQuantValueError(
+                    f"qconfig_dict: the rule {rule} matches nothing: {problem}"
+                )
+
+
+def _problem(
+    rule: "Rule", ops: Sequence[OpInfo], paths: Mapping[str, None], names: Mapping[str, None]
+) -> str:
+    """Why a rule matches nothing, and what may have been meant; "" if it matches."""
+    if rule.kind == "module_name" and rule.key[0] not in paths:
+        return f"the model has no submodule {rule.key[0]!r}. {nearest(rule.key[0], paths)}"
+    if rule.kind == "module_name_regex":
+        matches = any(re.match(rule.key[0], path) for path in paths)
+        return "" if matches else f"no submodule's path matches. {nearest(rule.key[0], paths)}"
+    if rule.kind == "object_type" and rule.key[0] not in names:
+        return f"the model has no op or module of that type. {nearest(rule.key[0], names)}"
+    if rule.kind == "module_name_object_type_order":
+        return _order_problem(rule.key, ops, paths)
+    return ""
+
+
+def _order_problem(key: tuple[Any, ...], ops: Sequence[OpInfo], paths: Mapping[str, None]) -> str:
+    module, kind, index = key
+    if module not in paths:
+        return f"the model has no submodule {module!r}. {nearest(module, paths)}"
+    found = [op.positions[module, kind] for op in ops if (module, kind) in op.positions]
+    if index in found:
+        return ""
+    if found:
+        count = max(found) + 1
+        return f"that module has {count} of this type, so the highest index is {count - 1}."
+    there = dict.fromkeys(name for op in ops for path, name in op.positions if path == module)
+    return f"nothing of this type is in that module itself. {nearest(kind, there)}"

@@ -1,0 +1,63 @@
+"""Which rule of a QConfigMapping decides on each op of a model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from tabulate import tabulate
+
+from jitquant import _C, _checks
+from jitquant._configure import decide
+from jitquant._resolve import Decision
+from jitquant.qconfig import QConfig
+
+if TYPE_CHECKING:
+    from jitquant.mapping import QConfigMapping
+
+__all__ = ["Explanation", "explain"]
+
+NO_RULE = "no rule matches"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The decision on each op of a float model, in graph order; prints as a table.
+
+    Attributes:
+        decisions: one for each op that computes tensors, before BatchNorm and padding are folded.
+    """
+
+    decisions: tuple[Decision, ...]
+
+    @property
+    def qconfigs(self) -> tuple[QConfig, ...]:
+        """The distinct qconfigs, which the table numbers from 1."""
+        given = (decision.qconfig for decision in self.decisions)
+        return tuple(dict.fromkeys(qconfig for qconfig in given if qconfig is not None))
+
+    def __str__(self) -> str:
+        numbers = {qconfig: f"#{index}" for index, qconfig in enumerate(self.qconfigs, 1)}
+        rows = [_row(decision, numbers) for decision in self.decisions]
+        headers = ("method", "module", "op", "index", "qconfig", "decided by", "source")
+        table = tabulate(rows, headers=headers, disable_numparse=True)
+        legend = [
+            f"{number}: activation {qconfig.activation!r}, weight {qconfig.weight!r}"
+            for qconfig, number in numbers.items()
+        ]
+        return "\n".join([table, "", *legend])
+
+
+def _row(decision: Decision, numbers: dict[QConfig, str]) -> Sequence[str]:
+    op, qconfig = decision.op, decision.qconfig
+    name = op.kind if op.written == op.kind else f"{op.written} as {op.kind}"
+    what = "float" if qconfig is None else numbers[qconfig]
+    return (op.method, op.module, name, str(op.index), what, decision.rule or NO_RULE, op.source)
+
+
+def explain(mapping: "QConfigMapping", model: torch.jit.ScriptModule) -> Explanation:
+    """See `QConfigMapping.explain`."""
+    checked = _checks.check_script_module(model, "explain")
+    _checks.check_float_model(checked, "explain")
+    preparation = _C.Preparation(checked._c, _checks.method_names(checked), None)
+    return Explanation(tuple(decide(checked, mapping, preparation)))

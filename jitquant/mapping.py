@@ -1,0 +1,276 @@
+"""QConfigMapping: which ops get which QConfig."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeGuard
+
+import torch
+
+from jitquant._type_names import type_name
+from jitquant.errors import JitQuantTypeError, JitQuantValueError
+from jitquant.explain import Explanation, explain
+from jitquant.op_info import OpInfo
+from jitquant.qconfig import QConfig, check_qconfig
+
+__all__ = ["KINDS", "Predicate", "QConfigMapping", "Rule", "as_mapping"]
+
+Predicate = Callable[[OpInfo], Any]
+"""Gives a QConfig, None to leave the op float, or NotImplemented to let the other rules decide."""
+
+KINDS = (
+    "",
+    "object_type",
+    "module_name_regex",
+    "module_name",
+    "module_name_object_type_order",
+)
+"""The kinds of rules, weakest first, by their names in the dictionary form; "" is global."""
+
+_KEY_LENGTH = {"": 0, "module_name_object_type_order": 3}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of a mapping.
+
+    Attributes:
+        kind: one of KINDS.
+        key: (), (type,), (regex,), (path,), or (path, type, index).
+        qconfig: None leaves what the rule matches float.
+    """
+
+    kind: str
+    key: tuple[Any, ...]
+    qconfig: QConfig | None
+
+    def __str__(self) -> str:
+        if not self.key:
+            return "global"
+        return f"{self.kind} {', '.join(map(repr, self.key))}"
+
+
+@dataclass(frozen=True)
+class QConfigMapping:
+    """Which ops get which QConfig, by rules. Immutable: each `set_...` returns a new mapping.
+
+    Of several rules that match an op, the strongest decides. From weakest to strongest: global,
+    object type, module name regex, module name, (module name, object type, index), predicate. A
+    qconfig of None leaves the op float, and keeps it out of fusions: its BatchNorm and padding are
+    not folded. What no rule matches stays float too.
+
+    Attributes:
+        rules: in the order in which they were set; setting one again replaces it.
+        predicate: asked first about each op.
+        example_inputs: arguments of forward, from which the predicate's ops know their shapes.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    predicate: Predicate | None = None
+    example_inputs: tuple[Any, ...] | None = field(default=None, compare=False, repr=False)
+
+    def set_global(self, qconfig: object) -> "QConfigMapping":
+        """All ops that no other rule matches.
+
+        Args:
+            qconfig: here and below, a `QConfig`, one of torch.ao, or None.
+
+        Raises:
+            JitQuantTypeError, JitQuantValueError: here and below, see `check_qconfig`.
+        """
+        return self._with("", (), qconfig, "set_global")
+
+    def set_object_type(self, object_type: object, qconfig: object) -> "QConfigMapping":
+        """Ops of this type, and ops inside of modules of this class.
+
+        A module class is compared with what the archive says, so subclasses do not count. A
+        function stands for its op, in the user's spelling or jitquant's: `F.linear`, `torch.addmm`
+        and "aten::addmm" match a linear layer that was traced as an addmm.
+
+        Several types can match one op. Then the class of its module decides if that is one of
+        torch.nn, else the op as written, the op in jitquant's spelling, the class of its module,
+        the class of the module around that, and so on.
+
+        Args:
+            object_type: `nn.Conv2d`, `F.linear`, `torch.add`, "aten::add", or the qualified name
+                of a class, such as "torchvision.models.resnet.BasicBlock".
+            qconfig: see `set_global`.
+
+        Raises:
+            JitQuantTypeError, JitQuantValueError: also for a type that no op can have.
+        """
+        where = f"set_object_type({_shown(object_type)})"
+        return self._with("object_type", (type_name(object_type, where),), qconfig, where)
+
+    def set_module_name_regex(self, regex: str, qconfig: object) -> "QConfigMapping":
+        r"""Ops of modules whose path matches; of several expressions the one set first decides.
+
+        Args:
+            regex: matched at the start of the whole path, as by `re.match`: r"layer1\." also
+                matches "layer1.0.conv1".
+            qconfig: see `set_global`.
+
+        Raises:
+            JitQuantTypeError, JitQuantValueError: also for what is no regular expression.
+        """
+        where = f"set_module_name_regex({regex!r})"
+        _check_string(regex, "a regular expression", where)
+        try:
+            re.compile(regex)
+        except re.error as error:
+            raise JitQuantValueError(f"{where}: no regular expression: {error}.") from error
+        return self._with("module_name_regex", (regex,), qconfig, where)
+
+    def set_module_name(self, module_name: str, qconfig: object) -> "QConfigMapping":
+        """Ops inside of the submodule with this path; of several paths the longest decides.
+
+        Raises:
+            JitQuantTypeError, JitQuantValueError: also for "", which `set_global` is for.
+        """
+        where = f"set_module_name({module_name!r})"
+        _check_string(module_name, "a submodule's path", where)
+        if not module_name:
+            raise JitQuantValueError(f"{where}: for the whole model use set_global.")
+        return self._with("module_name", (module_name,), qconfig, where)
+
+    def set_module_name_object_type_order(
+        self, module_name: str, object_type: object, index: int, qconfig: object
+    ) -> "QConfigMapping":
+        """One op of a module, or one module of a class in its parent.
+
+        Args:
+            module_name: path of the module that calls the op, or of the parent; "" is the top.
+            object_type: see `set_object_type`.
+            index: how many of this type come before it in the module, counted in each method in
+                graph order. A module counts once, however often it is called.
+            qconfig: see `set_global`.
+
+        Raises:
+            JitQuantTypeError, JitQuantValueError: also for an index that is no int of 0 or more.
+        """
+        where = (
+            f"set_module_name_object_type_order({module_name!r}, {_shown(object_type)}, {index!r})"
+        )
+        _check_string(module_name, "a submodule's path", where)
+        if not isinstance(index, int) or isinstance(index, bool):
+            raise JitQuantTypeError(f"{where}: the index must be an int.")
+        if index < 0:
+            raise JitQuantValueError(f"{where}: the index must be 0 or more.")
+        key = (module_name, type_name(object_type, where), index)
+        return self._with("module_name_object_type_order", key, qconfig, where)
+
+    def set_predicate(
+        self, predicate: Predicate, example_inputs: object = None
+    ) -> "QConfigMapping":
+        """Ask a function about each op, before any other rule.
+
+        Args:
+            predicate: called with an `OpInfo`. It returns a qconfig, None to leave the op float, or
+                NotImplemented to let the other rules decide.
+            example_inputs: a tensor, or a tuple of the arguments of forward. The float model runs
+                on it once before it is asked, to learn `OpInfo.shapes`, which are None otherwise.
+
+        Raises:
+            JitQuantTypeError: predicate cannot be called, or example_inputs is something else.
+        """
+        if not callable(predicate):
+            raise JitQuantTypeError(
+                "set_predicate: expected a function of an OpInfo, "
+                f"got {predicate!r} of type {type(predicate).__name__}."
+            )
+        if isinstance(example_inputs, torch.Tensor):
+            example_inputs = (example_inputs,)
+        if not isinstance(example_inputs, tuple | None):
+            raise JitQuantTypeError(
+                "set_predicate: example_inputs must be a tensor, or a tuple of the arguments of "
+                f"forward, got {type(example_inputs).__name__}."
+            )
+        return replace(self, predicate=predicate, example_inputs=example_inputs)
+
+    def explain(self, model: torch.jit.ScriptModule) -> Explanation:
+        """Which rule decides on each op of a float model: print the result.
+
+        Args:
+            model: what `prepare_jit` takes. It is not changed.
+
+        Raises:
+            JitQuantError: see `prepare_jit`.
+        """
+        return explain(self, model)
+
+    def _with(
+        self, kind: str, key: tuple[Any, ...], qconfig: object, where: str
+    ) -> "QConfigMapping":
+        rule = Rule(kind, key, None if qconfig is None else check_qconfig(qconfig, where))
+        rules = {(each.kind, each.key): each for each in self.rules}
+        rules[kind, key] = rule
+        return replace(self, rules=tuple(rules.values()))
+
+
+def as_mapping(config: object, where: str = "qconfig_dict") -> QConfigMapping:
+    """The mapping that a user's configuration means.
+
+    Args:
+        config: a QConfigMapping; a dict of submodule paths to qconfigs, "" being global; the
+            dictionary form with the keys of KINDS and lists of (key..., qconfig); a mix of both;
+            or a predicate.
+        where: what the errors call it.
+
+    Raises:
+        JitQuantTypeError, JitQuantValueError: anything else, and see the setters.
+    """
+    if isinstance(config, QConfigMapping):
+        return config
+    if isinstance(config, Mapping):
+        mapping = QConfigMapping()
+        for key, value in config.items():
+            mapping = _with_entry(mapping, key, value, where)
+        return mapping
+    if callable(config):
+        return QConfigMapping().set_predicate(config)
+    raise JitQuantTypeError(
+        f"{where} must be a dict of submodule names to qconfigs, such as "
+        "{'': get_default_qconfig()}, a QConfigMapping or a predicate, "
+        f"got {type(config).__name__}."
+    )
+
+
+def _with_entry(mapping: QConfigMapping, key: object, value: object, where: str) -> QConfigMapping:
+    if not isinstance(key, str):
+        raise JitQuantTypeError(
+            f"{where}: keys are submodule names, got {key!r} of type {type(key).__name__}."
+        )
+    entry = f"{where}[{key!r}]"
+    if key in KINDS[1:] and _is_list(value):
+        for line in value:
+            mapping = _with_line(mapping, key, line, entry)
+        return mapping
+    if key == "":
+        return mapping._with("", (), value, entry)
+    return mapping._with("module_name", (key,), value, entry)
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    """QConfigs are named tuples, ours and torch.ao's."""
+    return isinstance(value, list | tuple) and not hasattr(value, "_fields")
+
+
+def _with_line(mapping: QConfigMapping, kind: str, line: Any, where: str) -> QConfigMapping:
+    length = _KEY_LENGTH.get(kind, 1)
+    if not _is_list(line) or len(line) != length + 1:
+        names = "module name, type, index" if length == 3 else kind.replace("_", " ")
+        raise JitQuantTypeError(f"{where}: expected ({names}, qconfig), got {line!r}.")
+    setter: Callable[..., QConfigMapping] = getattr(mapping, f"set_{kind}")
+    return setter(*line)
+
+
+def _check_string(value: object, what: str, where: str) -> None:
+    if not isinstance(value, str):
+        raise JitQuantTypeError(f"{where}: expected {what}, got {type(value).__name__}.")
+
+
+def _shown(object_type: object) -> str:
+    if isinstance(object_type, type | torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        return getattr(object_type, "__name__", str(object_type))
+    name = getattr(object_type, "__name__", None)
+    return name if isinstance(name, str) else repr(object_type)
