@@ -554,6 +554,21 @@ def test_explanation_is_a_table() -> None:
     assert text.splitlines()[-1].startswith("#1: activation MinMaxObserver")
 
 
+def test_explanation_prints_each_op_once() -> None:
+    """A method with an underscore is part of another one, which has it inlined."""
+
+    class Parts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return self._part(x)
+
+        def _part(self, x: Tensor) -> Tensor:
+            return torch.relu(x)
+
+    explanation = GLOBAL.explain(scripted(Parts()))
+    assert [each.op.method for each in explanation.decisions] == ["forward", "_part"]
+    assert str(explanation).count("aten::relu") == 1
+
+
 def test_explain_takes_what_prepare_takes() -> None:
     with pytest.raises(
         JitQuantTypeError, match=r"^explain takes a ScriptModule, got the nn\.Module"
