@@ -1,15 +1,20 @@
 """QConfigMapping: which ops get which QConfig."""
 
+import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
 
+from jitquant._plain import parse, read_qconfig, write_qconfig
 from jitquant._type_names import type_name
 from jitquant.errors import JitQuantTypeError, JitQuantValueError
 from jitquant.explain import Explanation, explain
+from jitquant.observers import Observer
 from jitquant.op_info import OpInfo
 from jitquant.qconfig import QConfig, check_qconfig
 
@@ -60,7 +65,8 @@ class QConfigMapping:
     not folded. What no rule matches stays float too.
 
     Attributes:
-        rules: in the order in which they were set; setting one again replaces it.
+        rules: weakest kind first, and of one kind in the order in which they were set; setting
+            one again replaces it.
         predicate: asked first about each op.
         example_inputs: arguments of forward, from which the predicate's ops know their shapes.
     """
@@ -198,13 +204,97 @@ class QConfigMapping:
         """
         return explain(self, model)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The rules as plain data: the dictionary form, with each qconfig as a dict or None.
+
+        Raises:
+            JitQuantValueError: the mapping has a predicate, or an observer made by a function.
+        """
+        if self.predicate is not None:
+            raise JitQuantValueError(
+                f"the predicate {self.predicate!r} is code, which cannot be written. Write the "
+                "other rules, and set the predicate again after reading them."
+            )
+        plain: dict[str, Any] = {}
+        for rule in self.rules:
+            qconfig = write_qconfig(rule.qconfig, str(rule))
+            if rule.key:
+                plain.setdefault(rule.kind, []).append([*rule.key, qconfig])
+            else:
+                plain[""] = qconfig
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any], where: str = "from_dict") -> "QConfigMapping":
+        """The mapping that a dictionary means.
+
+        Args:
+            plain: what `to_dict` gives, or any dictionary that `prepare_jit` takes. A string can
+                stand for a qconfig: "float" for None, "default" for `default_qconfig`, "x86" or
+                another engine for its default.
+            where: what the errors call it.
+
+        Raises:
+            JitQuantTypeError, JitQuantValueError: see the setters.
+        """
+        if not isinstance(plain, Mapping):
+            raise JitQuantTypeError(f"{where}: expected a dict, got {type(plain).__name__}.")
+        return as_mapping({key: _read_entry(key, plain[key], where) for key in plain}, where)
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "QConfigMapping":
+        """`from_dict` of a JSON text.
+
+        Raises:
+            JitQuantTypeError, JitQuantValueError: also for what is no JSON.
+        """
+        return cls.from_dict(parse(text, "json", "from_json"), "from_json")
+
+    @classmethod
+    def from_toml(cls, text: str) -> "QConfigMapping":
+        """`from_dict` of a TOML text.
+
+        Raises:
+            JitQuantTypeError, JitQuantValueError: also for what is no TOML.
+        """
+        return cls.from_dict(parse(text, "toml", "from_toml"), "from_toml")
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> "QConfigMapping":
+        """`from_dict` of a file whose name ends in .json or .toml.
+
+        Raises:
+            OSError: the file cannot be read.
+            JitQuantTypeError, JitQuantValueError: also for a file of another form.
+        """
+        file = Path(path)
+        form = file.suffix.removeprefix(".")
+        if form not in ("json", "toml"):
+            raise JitQuantValueError(f"{file}: expected a name that ends in .json or .toml.")
+        return cls.from_dict(parse(file.read_text(encoding="utf-8"), form, str(file)), str(file))
+
     def _with(
         self, kind: str, key: tuple[Any, ...], qconfig: object, where: str
     ) -> "QConfigMapping":
-        rule = Rule(kind, key, None if qconfig is None else check_qconfig(qconfig, where))
+        rule = Rule(kind, key, None if qconfig is None else _checked(qconfig, where))
         rules = {(each.kind, each.key): each for each in self.rules}
         rules[kind, key] = rule
-        return replace(self, rules=tuple(rules.values()))
+        in_order = sorted(rules.values(), key=lambda each: KINDS.index(each.kind))
+        return replace(self, rules=tuple(in_order))
+
+
+def _checked(qconfig: object, where: str) -> QConfig:
+    """With a factory in place of each observer class, so that equal qconfigs are equal."""
+    factories = check_qconfig(qconfig, where)
+    return QConfig(*(f.with_args() if _is_observer(f) else f for f in factories))
+
+
+def _is_observer(factory: object) -> TypeGuard[type[Observer]]:
+    return isinstance(factory, type) and issubclass(factory, Observer)
 
 
 def as_mapping(config: object, where: str = "qconfig_dict") -> QConfigMapping:
@@ -253,6 +343,16 @@ def _with_entry(mapping: QConfigMapping, key: object, value: object, where: str)
 def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
     """QConfigs are named tuples, ours and torch.ao's."""
     return isinstance(value, list | tuple) and not hasattr(value, "_fields")
+
+
+def _read_entry(key: object, value: Any, where: str) -> Any:
+    entry = f"{where}[{key!r}]"
+    if key in KINDS[1:] and _is_list(value):
+        return [
+            [*line[:-1], read_qconfig(line[-1], entry)] if _is_list(line) and line else line
+            for line in value
+        ]
+    return read_qconfig(value, entry)
 
 
 def _with_line(mapping: QConfigMapping, kind: str, line: Any, where: str) -> QConfigMapping:
