@@ -26,6 +26,7 @@ std::vector<FloatOp> makeFloatOps() {
   const std::string pads = slower("0.9 to 3.3");
   const std::string at_run_time =
       "its second operand or its alpha is computed at run time, or its alpha is not 1";
+  const std::string before = "it was there before, to quantize values or to emulate that";
   const std::string list = "its list is built at run time, or has another user";
   const std::string by_rank = "the dimension that it joins depends on the rank of its tensors";
   std::vector<FloatOp> ops{
@@ -68,6 +69,13 @@ std::vector<FloatOp> makeFloatOps() {
       {"aten::gru", dynamic},
       {"aten::rnn_tanh", dynamic},
       {"aten::rnn_relu", dynamic},
+      {"aten::quantize_per_tensor", before},
+      {"aten::quantize_per_tensor_dynamic", before},
+      {"aten::quantize_per_channel", before},
+      {"aten::dequantize", before},
+      {"aten::fake_quantize_per_tensor_affine", before},
+      {"aten::fake_quantize_per_channel_affine", before},
+      {"aten::fused_moving_avg_obs_fake_quant", before},
   };
   for (const char* name : {"abs",
                            "adaptive_max_pool1d",

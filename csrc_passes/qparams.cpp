@@ -114,11 +114,20 @@ std::optional<QParams> staticQParams(const Value* quantized) {
   if (node->kind() != c10::aten::quantize_per_tensor) {
     if (node->inputs().size() < 3) return std::nullopt;
     scale_index = outputScaleIndex(node);
+    // A clamp, say, keeps the qparams of its input and ends in two numbers as well.
+    const std::string& name = node->schema().arguments()[scale_index + 1].name();
+    if (name.find("zero_point") == std::string::npos) return std::nullopt;
   }
   const auto scale = jit::toIValue(node->input(scale_index));
   const auto zero_point = jit::toIValue(node->input(scale_index + 1));
   if (!scale || !zero_point || !scale->isDouble() || !zero_point->isInt()) return std::nullopt;
-  return perTensor(scale->toDouble(), zero_point->toInt());
+  QParams qparams = perTensor(scale->toDouble(), zero_point->toInt());
+  if (node->kind() == c10::aten::quantize_per_tensor) {
+    const auto dtype = jit::toIValue(node->input(3));
+    if (!dtype) return std::nullopt;
+    qparams.dtype = static_cast<at::ScalarType>(dtype->toInt());
+  }
+  return qparams;
 }
 
 std::optional<QParams> qparamsOf(const Value* quantized, const Program& program) {

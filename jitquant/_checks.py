@@ -9,6 +9,8 @@ import torch
 from jitquant import _state
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 
+_OBSERVER_PREFIX = "jitquant_observer_"
+
 
 def check_script_module(model: object, function: str) -> torch.jit.ScriptModule:
     """Return `model` if it is a ScriptModule with a forward."""
@@ -45,6 +47,7 @@ def check_float_model(model: torch.jit.ScriptModule, function: str) -> None:
             "debug": "Quantize the float model that it was made from.",
         }[state.stage]
         raise JitQuantValueError(f"{function}: the model is already {state.stage}. {hint}")
+    _check_parts(model, function)
     training = [name or "the top module" for name, m in model.named_modules() if _is_training(m)]
     if training:
         raise JitQuantValueError(
@@ -52,6 +55,25 @@ def check_float_model(model: torch.jit.ScriptModule, function: str) -> None:
             "first; a traced model must be traced after eval()."
         )
     check_tensors(model, function)
+
+
+def _check_parts(model: torch.jit.ScriptModule, function: str) -> None:
+    """Raise if a submodule was prepared, by jitquant or torch.ao, and not converted."""
+    for path, module in model.named_modules():
+        owner, _, name = path.rpartition(".")
+        if name.startswith(_OBSERVER_PREFIX):
+            raise JitQuantValueError(
+                f"{function}: the submodule {owner!r} was prepared by prepare_jit. Convert it "
+                "first, or put the float model there."
+            )
+        class_name = module._c._type().qualified_name()
+        if ".quantization.observer." in class_name or ".quantization.fake_quantize." in class_name:
+            raise JitQuantValueError(
+                f"{function}: the submodule {path!r} is a {class_name.rpartition('.')[2]} of "
+                "torch.ao, so the model was prepared by it and not converted. Quantize the float "
+                "model that it was made from; load_state_dict(strict=False) of that takes over "
+                "trained weights."
+            )
 
 
 def check_tensors(model: torch.jit.ScriptModule, function: str) -> None:

@@ -11,6 +11,7 @@ from jitquant.errors import JitQuantError
 _DTYPE_OF_CODE = torch.jit.CompilationUnit(
     "def empty(code: int) -> Tensor:\n    return torch.empty([0], dtype=code)\n"
 )
+_QUANTIZED = (torch.quint8, torch.qint8, torch.qint32)
 
 
 def check(
@@ -61,10 +62,13 @@ def _arguments(inputs: list[_C.InputSeen]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     arguments = []
     for seen in inputs:
-        argument = _DTYPE_OF_CODE.empty(seen.dtype).new_zeros(seen.shape)
-        if argument.is_floating_point():
-            argument.uniform_(generator=generator)
-        arguments.append(argument)
+        dtype: torch.dtype = _DTYPE_OF_CODE.empty(seen.dtype).dtype
+        if dtype.is_floating_point:
+            arguments.append(torch.rand(seen.shape, dtype=dtype, generator=generator))
+        elif dtype in _QUANTIZED:
+            arguments.append(torch.quantize_per_tensor(torch.zeros(seen.shape), 0.01, 0, dtype))
+        else:
+            arguments.append(torch.zeros(seen.shape, dtype=dtype))
     return arguments
 
 

@@ -17,6 +17,8 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/jit/api/function_impl.h>
 
+#include <algorithm>
+
 #include "alias.h"
 #include "error.h"
 #include "inline_calls.h"
@@ -45,6 +47,16 @@ c10::QualifiedName cleanName(const c10::QualifiedName& name) {
   return c10::QualifiedName(atoms);
 }
 
+// Dots separate the modules of a path, and torch.ao's converted models have them in names of
+// attributes.
+std::string nameWithoutDots(std::string name, const jit::Module& original,
+                            const jit::Module& copy) {
+  if (name.find('.') == std::string::npos) return name;
+  std::replace(name.begin(), name.end(), '.', '_');
+  while (original.hasattr(name) || copy.hasattr(name)) name += '_';
+  return name;
+}
+
 class TreeCopy {
  public:
   // Tensors share their memory (own_state clones what a graph writes), but are tensors of their
@@ -68,7 +80,9 @@ class TreeCopy {
       copy.type()->addConstant(type->getConstantName(i), type->getConstant(i));
     }
     for (size_t i = 0; i < type->numAttributes(); ++i) {
-      const std::string& name = type->getAttributeName(i);
+      const std::string& original_name = type->getAttributeName(i);
+      const std::string name = nameWithoutDots(original_name, original, copy);
+      if (name != original_name) renamed_[copy.type().get()][original_name] = name;
       const IValue& value = original._ivalue()->getSlot(i);
       if (isObserverName(name)) {
         copy.register_module(name, value.toModule());
@@ -76,7 +90,7 @@ class TreeCopy {
         // The module that is there, also where the attribute is typed as an interface.
         copy.register_module(name, copyModule(value.toModule()));
       } else if (type->getAttribute(i)->kind() == c10::TypeKind::InterfaceType) {
-        throw UserError("the attribute '" + name + "' is typed as the interface " +
+        throw UserError("the attribute '" + original_name + "' is typed as the interface " +
                         type->getAttribute(i)->annotation_str() +
                         " and holds an object that is no module. Give it a concrete type.");
       } else {
@@ -111,17 +125,25 @@ class TreeCopy {
   }
 
  private:
-  // Gives the chains of submodule reads the types of the new tree.
-  static void retype(Block* block, Value* self, const jit::Module& copy) {
+  // Gives the chains of submodule reads the types and names of the new tree.
+  void retype(Block* block, Value* self, const jit::Module& copy) const {
     self->setType(copy.type());
     for (Node* node : block->nodes()) {
       for (Block* inner : node->blocks()) retype(inner, self, copy);
-      if (node->kind() != c10::prim::GetAttr) continue;
-      const auto owner = node->input()->type()->cast<ClassType>();
-      if (owner && owner->is_module()) {
-        node->output()->setType(owner->getAttribute(node->s(c10::attr::name)));
-      }
+      const bool is_read = node->kind() == c10::prim::GetAttr;
+      if (!is_read && node->kind() != c10::prim::SetAttr) continue;
+      const auto owner = node->input(0)->type()->cast<ClassType>();
+      if (!owner || !owner->is_module()) continue;
+      const std::string name = newName(*owner, node->s(c10::attr::name));
+      node->s_(c10::attr::name, name);
+      if (is_read) node->output()->setType(owner->getAttribute(name));
     }
+  }
+
+  std::string newName(const ClassType& owner, const std::string& name) const {
+    const auto names = renamed_.find(&owner);
+    if (names == renamed_.end() || names->second.count(name) == 0) return name;
+    return names->second.at(name);
   }
 
   void define(const ClassTypePtr& owner, const jit::Function& original,
@@ -177,6 +199,8 @@ class TreeCopy {
   // Keyed by identity and only looked up.
   std::unordered_map<const c10::ivalue::Object*, jit::Module> modules_;
   std::unordered_map<const ClassType*, ClassTypePtr> classes_;
+  // Of a new module's type: old names of attributes to new ones.
+  std::unordered_map<const ClassType*, std::map<std::string, std::string>> renamed_;
   ValueCopy values_;
 };
 

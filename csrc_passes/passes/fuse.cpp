@@ -29,7 +29,8 @@ void fuse(Program& program) {
       const auto before = isTensor(source) ? qparamsOf(source, program) : std::nullopt;
       const auto after = staticQParams(node->output());
       const bool same = before && after && before->scalarScale() == after->scalarScale() &&
-                        before->scalarZeroPoint() == after->scalarZeroPoint();
+                        before->scalarZeroPoint() == after->scalarZeroPoint() &&
+                        before->dtype == after->dtype;
       if (same) node->output()->replaceAllUsesWith(source);
     }
     jit::EliminateDeadCode(method.graph);

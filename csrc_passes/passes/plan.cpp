@@ -14,6 +14,7 @@
 
 #include "alias.h"
 #include "float_ops.h"
+#include "int8_before.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 #include "qparams.h"
@@ -33,7 +34,10 @@ constexpr double kMostRangeOfAverage = 8.0;
 class Planner {
  public:
   Planner(Program& program, Method& method)
-      : program_(program), method_(method), aliases_(*method.graph, program.module) {}
+      : program_(program),
+        method_(method),
+        aliases_(*method.graph, program.module),
+        before_(*method.graph) {}
 
   std::shared_ptr<const Plan> run() {
     for (Node* node : allNodes(*method_.graph)) {
@@ -82,6 +86,7 @@ class Planner {
   }
 
   std::string whyFloat(const Node* node) const {
+    if (before_.isInt8(node)) return "it was int8 before";
     const OpRow* row = findRow(node);
     if (row == nullptr) return whyFloatOp(node, program_.module);
     if (record(node).qconfig < 0) return "its qconfig is None";
@@ -362,6 +367,7 @@ class Planner {
 
   void report(const Node* node) {
     OpRecord& entry = record(node);
+    if (before_.isInt8(node)) entry.int8 = true;
     const auto absorbed = plan_->absorbed_by.find(node);
     if (absorbed != plan_->absorbed_by.end()) {
       entry.int8 = true;
@@ -427,6 +433,7 @@ class Planner {
   Program& program_;
   Method& method_;
   Aliases aliases_;
+  Int8Before before_;
   std::shared_ptr<Plan> plan_ = std::make_shared<Plan>();
   std::vector<Node*> listed_;
   std::unordered_set<const Node*> candidates_;

@@ -255,6 +255,41 @@ def test_flat_graph_stays() -> None:
     )
 
 
+class Dotted(nn.Module):
+    """Names with dots, as torch.ao's converted models have, and what they must not turn into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        setattr(self, "a.b", 2.0)
+        self.a_b = 3.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x * getattr(self, "a.b") + self.a_b
+        return y
+
+
+def test_names_with_dots_are_replaced() -> None:
+    model = scripted(Dotted())
+    change = before_and_after("flatten", model)
+    assert_change(
+        change,
+        before="""
+            graph(self, %x : Tensor):
+              %0 : float = prim::GetAttr[name="a.b"](self)
+              %1 : Tensor = aten::mul(%x, %0)
+              %2 : Tensor = aten::add(%1, self.a_b, 1)
+              return (%2)
+        """,
+        after="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::mul(%x, self.a_b_)
+              %1 : Tensor = aten::add(%0, self.a_b, 1)
+              return (%1)
+        """,
+    )
+    assert_same_output(change.model, model, sample(1, 2))
+
+
 class Pair(NamedTuple):
     low: Tensor
     high: Tensor
