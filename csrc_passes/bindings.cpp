@@ -10,6 +10,7 @@
 #include "float_ops.h"
 #include "op_table.h"
 #include "pipeline.h"
+#include "targets/engines.h"
 #include "targets/target.h"
 
 namespace py = pybind11;
@@ -34,13 +35,16 @@ auto withPythonWarnings(const Function& function) {
 
 struct SupportedOp {
   std::string op, role, int8_op, relu_op;
+  double fixed_scale;
+  int64_t fixed_zero_point;
 };
 
 std::vector<SupportedOp> supportedOps() {
   std::vector<SupportedOp> ops;
   for (const OpRow& row : opTable()) {
     const Int8Row* int8 = quantizedTarget().find(row);
-    ops.push_back({row.name, roleName(row.role), int8->op, int8->relu_op});
+    ops.push_back({row.name, roleName(row.role), int8->op, int8->relu_op, row.fixed_scale,
+                   row.fixed_zero_point});
   }
   return ops;
 }
@@ -83,7 +87,15 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("op", &SupportedOp::op)
       .def_readonly("role", &SupportedOp::role)
       .def_readonly("int8_op", &SupportedOp::int8_op)
-      .def_readonly("relu_op", &SupportedOp::relu_op);
+      .def_readonly("relu_op", &SupportedOp::relu_op)
+      .def_readonly("fixed_scale", &SupportedOp::fixed_scale)
+      .def_readonly("fixed_zero_point", &SupportedOp::fixed_zero_point);
+
+  py::class_<Engine>(m, "Engine")
+      .def_readonly("name", &Engine::name)
+      .def_readonly("sums_in_16_bits", &Engine::sums_in_16_bits)
+      .def_readonly("weight_zero_points", &Engine::weight_zero_points)
+      .def("problem_of", &Engine::problemOf, py::arg("row"));
 
   py::class_<FloatOp>(m, "FloatOp")
       .def_readonly("op", &FloatOp::name)
@@ -124,6 +136,7 @@ PYBIND11_MODULE(_C, m) {
       .def("watch", &Preparation::watch, py::arg("shape_recorder"));
 
   m.def("supported_ops", &supportedOps);
+  m.def("engines", &engines);
   m.def("float_ops", &floatOps);
   m.def(
       "convert",

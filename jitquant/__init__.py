@@ -5,6 +5,7 @@ from jitquant import _version_check
 _version_check.check()
 
 from jitquant._version import __version__  # noqa: E402
+from jitquant.backend import Backend, get_backend  # noqa: E402
 from jitquant.coverage import Coverage, OpCoverage, coverage  # noqa: E402
 from jitquant.errors import (  # noqa: E402
     DroppedWarning,
@@ -13,6 +14,7 @@ from jitquant.errors import (  # noqa: E402
     JitQuantValueError,
 )
 from jitquant.explain import Explanation  # noqa: E402
+from jitquant.machine import Check, check  # noqa: E402
 from jitquant.mapping import QConfigMapping  # noqa: E402
 from jitquant.op_info import OpInfo  # noqa: E402
 from jitquant.qconfig import (  # noqa: E402
@@ -29,6 +31,8 @@ from jitquant.quantize import (  # noqa: E402
 )
 
 __all__ = [
+    "Backend",
+    "Check",
     "Coverage",
     "DroppedWarning",
     "Explanation",
@@ -40,10 +44,12 @@ __all__ = [
     "QConfig",
     "QConfigMapping",
     "__version__",
+    "check",
     "convert_jit",
     "coverage",
     "default_qconfig",
     "fuse_conv_bn_jit",
+    "get_backend",
     "get_default_qconfig",
     "prepare_jit",
     "quantize_jit",

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 import torch
 
 from jitquant import _state
+from jitquant.backend import get_backend
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 
 _OBSERVER_PREFIX = "jitquant_observer_"
+_WEIGHT_OBSERVER_PREFIX = f"{_OBSERVER_PREFIX}weight_"
 
 
 def check_script_module(model: object, function: str) -> torch.jit.ScriptModule:
@@ -171,6 +173,13 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     names = [candidate for candidate in candidates if candidate]
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or sorted(names)[:3]
     return f"The nearest names are: {', '.join(map(repr, close))}." if close else "It has none."
+
+
+def check_weight_observers(model: torch.jit.ScriptModule, engine: str) -> None:
+    """Raise unless `engine`, which may be another than at prepare, can run a prepared model."""
+    for name, observer in model.named_children():
+        if name.startswith(_WEIGHT_OBSERVER_PREFIX):
+            get_backend(engine).check_weight_observer(observer, "convert_jit")
 
 
 def method_names(model: torch.jit.ScriptModule) -> list[str]:

@@ -10,7 +10,7 @@ from jitquant import _C
 from jitquant.errors import JitQuantError
 
 ATTRIBUTE = "jitquant_state"
-FORMAT = 1
+FORMAT = 2
 
 Stage = Literal["prepared", "converted", "debug"]
 
@@ -37,6 +37,8 @@ class State:
     jitquant_version: str
     torch_version: str
     engine: str
+    cpu: str  # features of the CPU that convert_jit verified on, "" for a prepared model
+    activation_bits: tuple[int, ...]  # of all qconfigs in use, ascending
     format: int = field(default=FORMAT)
 
     def records(self) -> list[_C.OpRecord]:
@@ -70,6 +72,7 @@ def read(model: torch.jit.ScriptModule) -> State | None:
         found = fields["format"]
         if found == FORMAT:
             fields["ops"] = tuple(OpState(**op) for op in fields["ops"])
+            fields["activation_bits"] = tuple(fields["activation_bits"])
             return State(**fields)
         version = fields["jitquant_version"]
     except (KeyError, TypeError, ValueError) as error:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from jitquant import _torch_ao
+from jitquant.backend import BACKENDS, get_backend
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 from jitquant.observers import (
     HistogramObserver,
@@ -23,10 +24,6 @@ __all__ = [
     "get_default_qconfig",
     "script_qconfig",
 ]
-
-# Whether an engine takes a scale for each output channel of a weight. All use 8 bits: where a
-# kernel's 16-bit sums could overflow, convert enlarges the scales of the channels concerned.
-_PER_CHANNEL = {"x86": True, "fbgemm": True, "onednn": True, "qnnpack": False}
 
 
 class QConfig(NamedTuple):
@@ -51,32 +48,33 @@ default_qconfig = QConfig(activation=MinMaxObserver.with_args(), weight=_WEIGHT_
 """Minimum and maximum for activations (fast to calibrate), weights as on x86."""
 
 
-def get_default_qconfig(backend: str = "x86") -> QConfig:
+def get_default_qconfig(backend: str = "x86", activation_bits: int = 8) -> QConfig:
     """Return the QConfig that suits a quantized engine.
 
     Activations: `HistogramObserver`, quint8. Weights: qint8 and symmetric, per channel on x86,
-    fbgemm and onednn, per tensor on qnnpack.
+    fbgemm and onednn, per tensor on qnnpack, as torch.ao has them.
 
     Args:
         backend: "x86", "fbgemm", "onednn" or "qnnpack".
+        activation_bits: 8, or 7 for activations in [0, 127], as torch.ao has them on x86 and
+            fbgemm. 8 are safe on every CPU: convert_jit enlarges weight scales where a kernel's
+            16-bit sums could overflow.
 
     Raises:
-        JitQuantTypeError: backend is not a string.
-        JitQuantValueError: an unknown backend, or one that this torch has no engine for.
+        JitQuantTypeError: backend is not a string, or activation_bits no int.
+        JitQuantValueError: an unknown backend, or one that this torch has no engine for; another
+            number of bits.
     """
-    if not isinstance(backend, str):
-        raise JitQuantTypeError(f"backend must be a string, got {backend!r}")
-    if backend not in _PER_CHANNEL:
-        raise JitQuantValueError(
-            f"unknown backend {backend!r}, known are: {', '.join(_PER_CHANNEL)}"
-        )
-    engines = list(torch.backends.quantized.supported_engines)
-    if backend not in engines:
-        raise JitQuantValueError(
-            f"this torch has no engine {backend!r}, it has: {', '.join(engines)}"
-        )
-    weight = _WEIGHT_PER_CHANNEL if _PER_CHANNEL[backend] else _WEIGHT_PER_TENSOR
-    return QConfig(activation=HistogramObserver.with_args(), weight=weight)
+    found = get_backend(backend)
+    if not isinstance(activation_bits, int) or isinstance(activation_bits, bool):
+        raise JitQuantTypeError(f"activation_bits must be an int, got {activation_bits!r}")
+    if activation_bits not in found.activation_bits:
+        known = " or ".join(map(str, found.activation_bits))
+        raise JitQuantValueError(f"activation_bits must be {known}, got {activation_bits}")
+    full = activation_bits == max(found.activation_bits)
+    activation = HistogramObserver.with_args(**({} if full else {"reduce_range": True}))
+    weight = _WEIGHT_PER_TENSOR if backend == "qnnpack" else _WEIGHT_PER_CHANNEL
+    return QConfig(activation=activation, weight=weight)
 
 
 def script_qconfig(qconfig: object) -> QConfig:
@@ -131,11 +129,11 @@ def check_qconfig(qconfig: object, where: str) -> QConfig:
             f"{where}: the activation observer gives qint8 and the weight observer quint8; "
             "are activation and weight swapped?"
         )
-    if activation.dtype == torch.qint8:
+    if not any(activation.dtype in backend.activation_dtypes for backend in BACKENDS.values()):
         raise JitQuantValueError(
             f"{where}: the activation observer gives qint8, and no engine runs them; use quint8"
         )
-    if weight.dtype == torch.quint8:
+    if not any(weight.dtype in backend.weight_dtypes for backend in BACKENDS.values()):
         raise JitQuantValueError(
             f"{where}: the weight observer gives quint8, but engines take qint8 weights only"
         )

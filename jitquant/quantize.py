@@ -8,8 +8,11 @@ import torch
 
 from jitquant import _C, _checks, _state, _trial_run
 from jitquant._configure import decide, shape_recorder
+from jitquant._resolve import Decision
 from jitquant._version import __version__
+from jitquant.backend import activation_bits_of, get_backend
 from jitquant.errors import DroppedWarning
+from jitquant.machine import cpu_features
 from jitquant.mapping import Predicate, QConfigMapping, as_mapping
 from jitquant.qconfig import QConfig, script_qconfig
 
@@ -142,14 +145,16 @@ def _prepare(
     mapping = as_mapping(qconfig_dict)
     engine = _checks.check_engine()
     preparation = _C.Preparation(model._c, _checks.method_names(model), trace)
-    chosen = [each.qconfig for each in decide(model, mapping, preparation)]
+    decisions = decide(model, mapping, preparation)
+    chosen = [decision.qconfig for decision in decisions]
     distinct = list(dict.fromkeys(qconfig for qconfig in chosen if qconfig is not None))
+    bits = _check_backend(engine, decisions)
     result = preparation.finish(
         [_LEFT_FLOAT if qconfig is None else distinct.index(qconfig) for qconfig in chosen],
         [_observers(qconfig) for qconfig in distinct],
         shape_recorder(),
     )
-    _state.write(result.module, _new_state("prepared", result, engine))
+    _state.write(result.module, _new_state("prepared", result, engine, bits))
     return _checks.as_model(result.module)
 
 
@@ -162,12 +167,15 @@ def _convert(
     state = _checks.check_prepared(model)
     methods, attributes = _checks.check_preserved_attrs(model, preserved_attrs)
     engine = _checks.check_engine()
+    _checks.check_weight_observers(model, engine)
     records = [record for record in state.records() if record.method in methods]
     with warnings.catch_warnings():
         # The user meets it when the int8 model runs; here it would only be noise.
         warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor, .* are deprecated")
         result = _C.convert(model._c, methods, records, debug, attributes, trace)
-        _state.write(result.module, _new_state("debug" if debug else "converted", result, engine))
+        stage: _state.Stage = "debug" if debug else "converted"
+        new_state = _new_state(stage, result, engine, state.activation_bits, cpu_features())
+        _state.write(result.module, new_state)
         converted = _checks.as_model(result.module)
         _trial_run.check(converted, model, result.inputs)
     left = [name for name in _checks.method_names(model) if name not in methods]
@@ -190,14 +198,39 @@ def _warn_of_dropped(methods: list[str], attributes: list[str]) -> None:
         )
 
 
+def _check_backend(engine: str, decisions: Iterable[Decision]) -> tuple[int, ...]:
+    """The bits of all activations, ascending; raises if the engine cannot run a qconfig."""
+    rules = {each.qconfig: each.rule for each in decisions if each.qconfig is not None}
+    bits = set()
+    for qconfig, rule in rules.items():
+        activation: Any = qconfig.activation()
+        weight: Any = qconfig.weight()
+        get_backend(engine).check_observers(activation, weight, f"the qconfig of {rule}")
+        bits.add(activation_bits_of(activation))
+    return tuple(sorted(bits))
+
+
 def _observers(qconfig: QConfig) -> tuple[torch._C.ScriptModule, torch._C.ScriptModule]:
     scripted: Any = script_qconfig(qconfig)
     return scripted.activation._c, scripted.weight._c
 
 
-def _new_state(stage: _state.Stage, result: _C.Result, engine: str) -> _state.State:
-    ops = _state.ops_of(result.records)
-    return _state.State(stage, ops, __version__, str(torch.__version__), engine)
+def _new_state(
+    stage: _state.Stage,
+    result: _C.Result,
+    engine: str,
+    activation_bits: tuple[int, ...],
+    cpu: str = "",
+) -> _state.State:
+    return _state.State(
+        stage=stage,
+        ops=_state.ops_of(result.records),
+        jitquant_version=__version__,
+        torch_version=str(torch.__version__),
+        engine=engine,
+        cpu=cpu,
+        activation_bits=activation_bits,
+    )
 
 
 def _finish(

@@ -632,7 +632,7 @@ def test_state_of_a_later_jitquant() -> None:
     prepared = calibrated(scripted(PlainNet()))
     prepared.jitquant_state = '{"format": 99, "jitquant_version": "9.1"}'
     text = (
-        "the model was made by jitquant 9.1 with state format 99, this jitquant reads format 1: "
+        "the model was made by jitquant 9.1 with state format 99, this jitquant reads format 2: "
         "install that version."
     )
     with refused(prepared, text, JitQuantError):

@@ -18,6 +18,7 @@
 #include "ir_util.h"
 #include "passes/passes.h"
 #include "qparams.h"
+#include "targets/engines.h"
 #include "targets/target.h"
 
 namespace jitquant {
@@ -95,6 +96,8 @@ class Planner {
       std::string reason = row->filter(node, program_.module);
       if (!reason.empty()) return reason;
     }
+    std::string lack = currentEngine().problemOf(row->name);
+    if (!lack.empty()) return lack;
     const Int8Row* int8 = program_.target->find(*row);
     if (int8->unfit != nullptr) {
       std::string reason = int8->unfit(node, program_.module);

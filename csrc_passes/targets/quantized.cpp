@@ -2,9 +2,9 @@
 // qnnpack.
 
 #include <ATen/ATen.h>
-#include <ATen/Context.h>
 
 #include "ir_util.h"
+#include "targets/engines.h"
 #include "targets/target.h"
 
 namespace jitquant {
@@ -39,7 +39,7 @@ at::Tensor largestPairSumOfWeight(const at::Tensor& weight) {
 }
 
 QParams safeWeightQParams(const at::Tensor& weight, const QParams& qparams) {
-  if (at::globalContext().qEngine() == at::QEngine::QNNPACK) return qparams;  // sums in 32 bits
+  if (!currentEngine().sums_in_16_bits) return qparams;
   // Rounding adds up to half a step to each of the two weights.
   at::Tensor needed = largestPairSumOfWeight(weight.detach()) / 127;
   if (qparams.axis < 0) needed = needed.amax().reshape({1});
@@ -58,12 +58,10 @@ bool all(const std::vector<int64_t>& values, int64_t wanted) {
 }
 
 std::string slowDepthwise(const jit::Node* node, const jit::Module& module) {
-  const auto engine = at::globalContext().qEngine();
-  const int64_t most_groups = engine == at::QEngine::FBGEMM ? 1 : 100;
+  const int64_t own_groups = currentEngine().own_groups;
   const auto groups = static_cast<int64_t>(*constantNumber(node->input(6)));
   const at::Tensor weight = *constantTensor(node->input(1), module);
-  const bool runs_on_fbgemm = engine == at::QEngine::FBGEMM || engine == at::QEngine::X86;
-  if (!runs_on_fbgemm || groups <= most_groups) return "";
+  if (own_groups < 0 || groups <= own_groups) return "";
   if (weight.size(1) != 1) {
     // fbgemm's kernels for these work on eight groups at a time, and write past their buffers
     // where some are left over (10 groups of 2: "double free or corruption").
