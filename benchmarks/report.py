@@ -59,6 +59,7 @@ def write_json(path: Path, results: Sequence[Any]) -> None:
         "environment": describe_environment(),
         "results": [asdict(result) for result in results],
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
