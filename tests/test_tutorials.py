@@ -36,6 +36,7 @@ def row(lines: list[str], name: str) -> list[str]:
 
 
 DEMO = "tutorials/efficientnet_lite0_demo.py"
+CONFIGURATION = "tutorials/choose_what_is_quantized.py"
 TUTORIAL = "tutorials/resnet18_static_quantization.py"
 
 
@@ -129,7 +130,30 @@ def test_tutorial_profiles_float_and_int8() -> None:
     assert [line for line in lines if line.strip().startswith("quantized::conv2d_relu")]
 
 
-@pytest.mark.parametrize("script", [DEMO, TUTORIAL])
+def test_configuration_tutorial_shows_every_step() -> None:
+    lines = lines_of(CONFIGURATION)
+    steps = [line for line in lines if line.startswith("=== ")]
+    assert [line.split()[1] for line in steps] == [f"{number}." for number in range(1, 8)]
+    text = "\n".join(lines)
+    assert "JitQuantError: qconfig_dict: the rule module_name '_block.0' matches nothing" in text
+    assert row(lines, "predicate") == ["float", "20"]  # 16 ops on large images, 4 of 9 sums
+
+
+def test_configurations_differ_as_the_tutorial_says() -> None:
+    """Weights per tensor lose 12 dB, and float where images are large gains 3; half of it here."""
+    lines = lines_of(CONFIGURATION)
+    assert row(lines, "float")[1:3] == ["18/20", "19/20"]
+    names = ("weights per tensor", "int8 everywhere", "first blocks float")
+    per_tensor, everywhere, first_float = (float(row(lines, name)[3]) for name in names)
+    assert per_tensor < everywhere - 6
+    assert first_float > everywhere + 1.5
+    for name in names[1:]:
+        size, top1, top5, _, latency = row(lines, name)
+        assert float(size) < 6 and float(latency) > 0
+        assert int(top1.split("/")[0]) >= 16 and int(top5.split("/")[0]) >= 18
+
+
+@pytest.mark.parametrize("script", [DEMO, TUTORIAL, CONFIGURATION])
 def test_no_warning_reaches_the_reader(script: str) -> None:
     assert run(script).stderr == ""
 
