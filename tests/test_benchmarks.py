@@ -27,3 +27,18 @@ def test_int8_ops(tmp_path: Path) -> None:
         assert (result["op"] == "silu") == bool(result["error"])
         assert result["error"] or (result["int8_us"] > 0 and result["float_us"] > 0)
         assert result["steps"] == 0
+
+
+def test_calibration_cost(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, "benchmarks/calibration_cost.py", "mobilenet_v3_small"]
+    subprocess.run(
+        [*command, "--runs", "3", "--json", report], cwd=ROOT, capture_output=True, check=True
+    )
+    results = json.loads(report.read_text())["results"]
+    assert [result["form"] for result in results] == ["scripted", "traced"]
+    for result in results:
+        # Loose, since tests run where other things run too.
+        assert 0.5 < result["ratio"] < 2.5
+        assert 1 <= result["memory_ratio"] < 1.5 and result["float_mb"] > 100
+        assert result["torch_ao_error"] or result["torch_ao_ratio"] > 1

@@ -208,7 +208,7 @@ class Observer(nn.Module):
         dtype and shape. float16, bfloat16 and float64 values are observed as float32.
         """
         if self._accepts(x):
-            self._observe(x.detach())
+            self._observe(x)
         return x
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
@@ -222,6 +222,14 @@ class Observer(nn.Module):
     def _accepts(self, x: Tensor) -> bool:
         if x.numel() == 0:
             return False
+        if not torch.ops.jitquant.is_recorded(x, self.shapes, self.seen_dtypes):
+            self._record(x)
+        if not x.is_floating_point():
+            return False
+        self.calls += 1
+        return True
+
+    def _record(self, x: Tensor) -> None:
         code: int = x.dtype if is_scripting() else _DTYPE_CODE.dtype_code(x)  # type: ignore[assignment]
         if code not in self.seen_dtypes:
             self.seen_dtypes = self.seen_dtypes + [code]  # noqa: RUF005
@@ -230,33 +238,15 @@ class Observer(nn.Module):
             is_new_rank = is_new_rank and len(shape) != x.dim()
         if is_new_rank:
             self.shapes = self.shapes + [list(x.size())]  # noqa: RUF005
-        if not x.is_floating_point():
-            return False
-        self.calls += 1
-        return True
 
     def _observe(self, x: Tensor) -> None:
         raise NotImplementedError("an observer class must define _observe")
 
-    def _values(self, x: Tensor) -> Tensor:
-        """All elements of x as one float32 row, without a copy when x is dense channels-last."""
-        if x.dim() > 2 and not x.is_contiguous():
-            channels_last = x.movedim(1, -1)
-            if channels_last.is_contiguous():
-                x = channels_last
-        return x.reshape(-1).to(torch.float32)
-
-    def _is_finite(self, low: Tensor, high: Tensor, x: Tensor) -> bool:
-        """Whether low and high (the extremes of x) are finite; sets the flags if they are not."""
-        if bool(torch.isfinite(low).all()) and bool(torch.isfinite(high).all()):
-            return True
-        if bool(torch.isnan(low).any()):
-            self.saw_nan = True
-            if bool(torch.isinf(x).any()):
-                self.saw_inf = True
-        else:
-            self.saw_inf = True
-        return False
+    def _is_finite(self, nan: bool, inf: bool) -> bool:
+        """Whether a batch has neither; sets the flags otherwise."""
+        self.saw_nan = self.saw_nan or nan
+        self.saw_inf = self.saw_inf or inf
+        return not (nan or inf)
 
     def _forget(self) -> None:
         shapes: list[list[int]] = []
@@ -321,12 +311,11 @@ class _PerTensorObserver(Observer):
         self.register_buffer("max_val", torch.tensor(-math.inf))
 
     def _observe(self, x: Tensor) -> None:
-        values = self._values(x)
-        low, high = values.amin(), values.amax()
-        if self._is_finite(low, high, values):
-            self._update(values, low, high)
+        low, high, nan, inf = torch.ops.jitquant.min_max(x)
+        if self._is_finite(nan, inf):
+            self._update(low, high)
 
-    def _update(self, values: Tensor, low: Tensor, high: Tensor) -> None:
+    def _update(self, low: Tensor, high: Tensor) -> None:
         self.min_val = torch.minimum(self.min_val, low)
         self.max_val = torch.maximum(self.max_val, high)
 

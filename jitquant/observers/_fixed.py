@@ -58,8 +58,8 @@ class FixedQParamsObserver(Observer):
         self.register_buffer("zero_point", torch.tensor([zero_point], dtype=torch.int64))
 
     def _observe(self, x: Tensor) -> None:
-        values = self._values(x)
-        self._is_finite(values.amin(), values.amax(), values)
+        _low, _high, nan, inf = torch.ops.jitquant.min_max(x)
+        self._is_finite(nan, inf)
 
     @torch.jit.export
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:

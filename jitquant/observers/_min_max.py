@@ -73,7 +73,7 @@ class MovingAverageMinMaxObserver(MinMaxObserver):
         super().__init__(dtype, qscheme, reduce_range, quant_min, quant_max, eps)
         self.averaging_constant = _averaging_constant(type(self).__name__, averaging_constant)
 
-    def _update(self, values: Tensor, low: Tensor, high: Tensor) -> None:
+    def _update(self, low: Tensor, high: Tensor) -> None:
         if self._has_range():
             low = self.min_val + self.averaging_constant * (low - self.min_val)
             high = self.max_val + self.averaging_constant * (high - self.max_val)
@@ -119,7 +119,7 @@ class PerChannelMinMaxObserver(Observer):
             raise RuntimeError(
                 f"a per-channel observer of axis {self.ch_axis} got a tensor with {x.dim()} axes"
             )
-        x = x.to(torch.float32)
+        x = x.detach().to(torch.float32)
         low, high = x, x
         other_axes: list[int] = []
         for axis in range(x.dim()):
@@ -127,7 +127,7 @@ class PerChannelMinMaxObserver(Observer):
                 other_axes.append(axis)
         if len(other_axes) > 0:
             low, high = x.amin(other_axes), x.amax(other_axes)
-        if not self._is_finite(low, high, x):
+        if not self._is_finite(bool(torch.isnan(low).any()), self._has_inf(low, high, x)):
             return
         if self.min_val.numel() == 0:
             self.min_val = low.clone()
@@ -139,6 +139,12 @@ class PerChannelMinMaxObserver(Observer):
                 f"got a tensor with {low.numel()}"
             )
         self._update(low, high)
+
+    def _has_inf(self, low: Tensor, high: Tensor, x: Tensor) -> bool:
+        """Whether x, with these extremes, has an infinite value; a NaN hides it from them."""
+        if bool(torch.isfinite(low).all()) and bool(torch.isfinite(high).all()):
+            return False
+        return bool(torch.isinf(x).any())
 
     def _update(self, low: Tensor, high: Tensor) -> None:
         self.min_val = torch.minimum(self.min_val, low)

@@ -1,0 +1,130 @@
+// The ops that observers call, registered as jitquant::* when the extension is loaded. All are
+// functions: they return the new state, and write to none of their arguments.
+
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <mutex>
+#include <tuple>
+
+#include "observers/float_values.h"
+#include "observers/histogram.h"
+#include "observers/kernels.h"
+
+namespace jitquant {
+
+namespace {
+
+using at::Tensor;
+using Shapes = c10::List<c10::List<int64_t>>;
+
+struct Range {
+  float low;
+  float high;
+  bool nan;
+  bool inf;
+};
+
+Extremes unite(const Extremes& a, const Extremes& b) {
+  return {std::min(a.low, b.low), std::max(a.high, b.high), a.nan || b.nan};
+}
+
+Range rangeOf(const FloatValues& values) {
+  Extremes all = extremes(nullptr, 0);
+  std::mutex mutex;
+  at::parallel_for(0, values.size(), kGrain, [&](int64_t begin, int64_t end) {
+    Extremes part = extremes(nullptr, 0);
+    values.visit(begin, end, [&](const float* block, int64_t count) {
+      part = unite(part, extremes(block, count));
+      return true;
+    });
+    const std::lock_guard<std::mutex> lock(mutex);
+    all = unite(all, part);
+  });
+  const bool any = all.low <= all.high;
+  return {all.low, all.high, all.nan, any && (std::isinf(all.low) || std::isinf(all.high))};
+}
+
+// Of the zeros the one without a sign: which of them comes first depends on the threads.
+Tensor scalar(float value) { return at::scalar_tensor(value + 0.0F, at::kFloat); }
+
+bool isRecorded(const Tensor& x, const Shapes& shapes, const c10::List<int64_t>& dtypes) {
+  const auto dtype = static_cast<int64_t>(x.scalar_type());
+  const auto rank = static_cast<size_t>(x.dim());
+  return std::find(dtypes.begin(), dtypes.end(), dtype) != dtypes.end() &&
+         std::any_of(shapes.begin(), shapes.end(),
+                     [&](const c10::List<int64_t>& shape) { return shape.size() == rank; });
+}
+
+std::tuple<Tensor, Tensor, bool, bool> minMax(const Tensor& x) {
+  const Range range = rangeOf(FloatValues(x));
+  return {scalar(range.low), scalar(range.high), range.nan, range.inf};
+}
+
+Histogram readHistogram(const Tensor& counts, const Tensor& low, const Tensor& high,
+                        int64_t exponent, int64_t offset, int64_t zeros) {
+  const Tensor dense = counts.contiguous();
+  Histogram histogram(dense.numel());
+  std::copy_n(dense.const_data_ptr<int64_t>(), dense.numel(), histogram.counts.begin());
+  histogram.low = low.item<float>();
+  histogram.high = high.item<float>();
+  histogram.exponent = exponent;
+  histogram.offset = offset;
+  histogram.zeros = zeros;
+  return histogram;
+}
+
+using HistogramState = std::tuple<Tensor, Tensor, Tensor, int64_t, int64_t, int64_t>;
+
+HistogramState writeHistogram(const Histogram& histogram) {
+  Tensor counts = at::empty({histogram.capacity()}, at::kLong);
+  std::copy(histogram.counts.begin(), histogram.counts.end(), counts.mutable_data_ptr<int64_t>());
+  return {std::move(counts),  scalar(histogram.low), scalar(histogram.high),
+          histogram.exponent, histogram.offset,      histogram.zeros};
+}
+
+std::tuple<Tensor, Tensor, Tensor, int64_t, int64_t, int64_t, bool, bool> addToHistogram(
+    const Tensor& x, const Tensor& counts, const Tensor& low, const Tensor& high, int64_t exponent,
+    int64_t offset, int64_t zeros) {
+  const FloatValues values(x);
+  Histogram histogram = readHistogram(counts, low, high, exponent, offset, zeros);
+  if (histogram.add(values)) {
+    return std::tuple_cat(writeHistogram(histogram), std::make_tuple(false, false));
+  }
+  const Range range = rangeOf(values);
+  return {counts, low, high, exponent, offset, zeros, range.nan, range.inf};
+}
+
+HistogramState mergeHistograms(const Tensor& counts, const Tensor& low, const Tensor& high,
+                               int64_t exponent, int64_t offset, int64_t zeros,
+                               const Tensor& other_counts, const Tensor& other_low,
+                               const Tensor& other_high, int64_t other_exponent,
+                               int64_t other_offset, int64_t other_zeros) {
+  Histogram merged = readHistogram(counts, low, high, exponent, offset, zeros);
+  merged.merge(readHistogram(other_counts, other_low, other_high, other_exponent, other_offset,
+                             other_zeros));
+  return writeHistogram(merged);
+}
+
+}  // namespace
+
+// No aliases are declared although a batch that is not finite returns the state that it was given:
+// nobody writes to state.
+TORCH_LIBRARY(jitquant, library) {
+  library.def("is_recorded(Tensor x, int[][] shapes, int[] dtypes) -> bool", &isRecorded);
+  library.def("min_max(Tensor x) -> (Tensor low, Tensor high, bool nan, bool inf)", &minMax);
+  library.def(
+      "add_to_histogram(Tensor x, Tensor counts, Tensor low, Tensor high, int exponent, int offset,"
+      " int zeros) -> (Tensor counts, Tensor low, Tensor high, int exponent, int offset, int zeros,"
+      " bool nan, bool inf)",
+      &addToHistogram);
+  library.def(
+      "merge_histograms(Tensor counts, Tensor low, Tensor high, int exponent, int offset,"
+      " int zeros, Tensor other_counts, Tensor other_low, Tensor other_high, int other_exponent,"
+      " int other_offset, int other_zeros) -> (Tensor counts, Tensor low, Tensor high,"
+      " int exponent, int offset, int zeros)",
+      &mergeHistograms);
+}
+
+}  // namespace jitquant
