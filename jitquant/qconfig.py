@@ -160,7 +160,8 @@ def _check_factory(factory: object, where: str) -> tuple[Callable[[], torch.nn.M
             f"{where}: {factory!r} cannot be called without arguments: {error}"
         ) from error
     if isinstance(product, ShapeRecorder):
-        raise JitQuantValueError(f"{where}: a ShapeRecorder keeps no statistics, so no qparams")
+        name = type(product).__name__
+        raise JitQuantValueError(f"{where}: a {name} keeps no statistics, so no qparams")
     if isinstance(product, Observer):
         return factory, product
     if _torch_ao.is_torch_ao(product):

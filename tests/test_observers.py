@@ -14,14 +14,20 @@ from torch import Tensor
 
 from jitquant.errors import JitQuantTypeError, JitQuantValueError
 from jitquant.observers import (
+    EntropyObserver,
     FixedQParamsObserver,
     HistogramObserver,
     MinMaxObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
+    MSEObserver,
+    NoopObserver,
     Observer,
     ObserverFactory,
+    PercentileObserver,
     PerChannelMinMaxObserver,
+    PlaceholderObserver,
+    RecordingObserver,
     ShapeRecorder,
 )
 
@@ -36,6 +42,12 @@ STATISTICAL: list[ObserverFactory] = [
     MovingAveragePerChannelMinMaxObserver.with_args(averaging_constant=0.25, ch_axis=1),
     HistogramObserver.with_args(),
     HistogramObserver.with_args(dtype=torch.qint8, qscheme=SYMMETRIC),
+    MSEObserver.with_args(),
+    PercentileObserver.with_args(percentile=95.0),
+    PercentileObserver.with_args(dtype=torch.qint8, qscheme=SYMMETRIC),
+    EntropyObserver.with_args(),
+    EntropyObserver.with_args(dtype=torch.qint8, qscheme=SYMMETRIC),
+    RecordingObserver.with_args(),
 ]
 ALL = [*STATISTICAL, FixedQParamsObserver.with_args(scale=0.5, zero_point=3)]
 every_observer = pytest.mark.parametrize("factory", ALL, ids=repr)
@@ -329,13 +341,14 @@ def test_fixed_qparams_need_no_data() -> None:
     assert (scale.tolist(), zero_point.tolist()) == ([0.5], [3])
 
 
-def test_shape_recorder_has_no_qparams() -> None:
-    observer = save_and_load(script(ShapeRecorder.with_args()))
+@pytest.mark.parametrize("kind", [ShapeRecorder, NoopObserver, PlaceholderObserver])
+def test_observers_without_qparams(kind: type[ShapeRecorder]) -> None:
+    observer = save_and_load(script(kind.with_args()))
     observer(torch.full((2, 3), math.nan))
     assert record(observer) == (1, [[2, 3]], [FLOAT32], False, False)
     assert observer.dtype == FLOAT32
     with pytest.raises(
-        torch.jit.Error, match="a ShapeRecorder has no qparams: it records shapes only"
+        torch.jit.Error, match="this observer has no qparams: it records shapes only"
     ):
         observer.calculate_qparams()
     observer.reset()
@@ -475,6 +488,99 @@ def test_histogram_qparams_take_less_than_5_ms(scheme: torch.qscheme) -> None:
     assert min(times) < 5
 
 
+# --- other rules for the range ---
+
+
+@pytest.mark.parametrize(
+    "data", ["normal", "relu", "outliers_100", "negative_exponential", "laplace"]
+)
+@pytest.mark.parametrize("percentile", [75.0, 99.0, 99.9, 100.0])
+def test_percentile_is_that_of_the_values(data: str, percentile: float) -> None:
+    """Within one bin, and the next value, of which there may be few."""
+    (x,) = CALIBRATION[data]
+    observer = script(PercentileObserver.with_args(percentile=percentile))
+    observer(x)
+    scale, zero_point = observer.calculate_qparams()
+    low = -zero_point.item() * scale.item()
+    share = torch.tensor([1 - percentile / 100, percentile / 100], dtype=torch.float64)
+    expected = torch.quantile(x.double(), share)
+    bin_and_step = 2.0**observer.exponent + scale.item()
+    assert low == pytest.approx(min(expected[0].item(), 0), abs=bin_and_step)
+    assert low + 255 * scale.item() == pytest.approx(max(expected[1].item(), 0), abs=bin_and_step)
+
+
+def test_symmetric_percentile_is_that_of_the_magnitudes() -> None:
+    x = torch.cat([randn(30_000), torch.zeros(10_000), -3 * randn(10_000, seed=1).abs()])
+    observer = script(
+        PercentileObserver.with_args(percentile=99.0, dtype=torch.qint8, qscheme=SYMMETRIC)
+    )
+    observer(x)
+    bound = observer.calculate_qparams()[0].item() * 127.5
+    expected = torch.quantile(x.abs().double(), 0.99).item()
+    assert bound == pytest.approx(expected, abs=2 * 2.0**observer.exponent)
+
+
+def test_percentile_counts_zeros() -> None:
+    x = torch.cat([torch.zeros(980), torch.linspace(1, 2, 20)])
+    for percentile, expected in ((97.0, 0.0), (99.0, 1.5)):
+        observer = PercentileObserver(percentile=percentile, eps=1e-6)
+        observer(x)
+        assert observer.calculate_qparams()[0].item() * 255 == pytest.approx(expected, abs=0.03)
+
+
+def test_mse_is_the_best_of_its_ranges() -> None:
+    """Tried on the values themselves."""
+    x = with_outliers(20, 10)
+    observer = MSEObserver()
+    observer(x)
+    low, high = x.min().reshape(1), x.max().reshape(1)
+    errors = [
+        squared_error(x.double(), observer._qparams(low * f, high * f))
+        for f in torch.linspace(0.01, 1, 100)
+    ]
+    ours = squared_error(x.double(), observer.calculate_qparams())
+    assert ours <= 1.001 * min(errors) < 0.9 * errors[-1]
+
+
+def test_mse_of_symmetric_ranges() -> None:
+    x = with_outliers(20, 10).abs()
+    observer = MSEObserver(dtype=torch.qint8, qscheme=SYMMETRIC)
+    observer(x)
+    scale, zero_point = observer.calculate_qparams()
+    assert zero_point.item() == 0 and scale.item() * 127.5 < 0.7 * x.max().item()
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"dtype": torch.qint8, "qscheme": SYMMETRIC}], ids=str)
+def test_entropy_clips_outliers_and_keeps_what_has_none(kwargs: dict[str, Any]) -> None:
+    for x, low, high in (
+        (with_outliers(20, 50), 0.03, 0.3),
+        (rand(100_000) * 2 - 1, 0.98, 1.01),
+    ):
+        observer = script(EntropyObserver.with_args(**kwargs))
+        observer(x)
+        width = observer.calculate_qparams()[0].item() * 255
+        assert low < width / (2 * x.abs().max().item()) < high
+
+
+def test_entropy_of_one_sided_values_uses_all_steps() -> None:
+    observer = EntropyObserver()
+    observer(exponential(100_000))
+    assert observer.calculate_qparams()[1].item() == 0
+
+
+def test_recording_keeps_copies_of_what_it_saw() -> None:
+    observer = script(RecordingObserver.with_args())
+    x, y = randn(2, 3), torch.tensor([math.nan])
+    expected = x.clone()
+    observer(x), observer(torch.arange(3)), observer(y)
+    x.zero_()
+    values = save_and_load(observer).get_tensor_value()
+    assert len(values) == 2
+    assert torch.equal(values[0], expected) and torch.isnan(values[1]).all()
+    observer.reset()
+    assert observer.get_tensor_value() == []
+
+
 # --- arguments ---
 
 VALUE_ERRORS: list[tuple[type[Observer], dict[str, Any], str]] = [
@@ -493,6 +599,7 @@ VALUE_ERRORS: list[tuple[type[Observer], dict[str, Any], str]] = [
     (MovingAveragePerChannelMinMaxObserver, {"averaging_constant": 1.5}, "MovingAveragePerChannelMinMaxObserver: averaging_constant must be in (0, 1], got 1.5"),
     (HistogramObserver, {"bins": 255}, "HistogramObserver: bins must be from 256 to 16384, got 255"),
     (HistogramObserver, {"bins": 16385}, "HistogramObserver: bins must be from 256 to 16384, got 16385"),
+    (PercentileObserver, {"percentile": 50}, "PercentileObserver: percentile must be in (50, 100], got 50"),
     (FixedQParamsObserver, {"scale": math.inf, "zero_point": 0}, "FixedQParamsObserver: scale must be positive and finite, got inf"),
     (FixedQParamsObserver, {"scale": 1, "zero_point": 256}, "FixedQParamsObserver: zero_point must be in [0, 255], got 256"),
 ]  # fmt: skip
@@ -506,6 +613,7 @@ TYPE_ERRORS: list[tuple[type[Observer], dict[str, Any], str]] = [
     (PerChannelMinMaxObserver, {"ch_axis": True}, "PerChannelMinMaxObserver: ch_axis must be an int, got True"),
     (MovingAverageMinMaxObserver, {"averaging_constant": None}, "MovingAverageMinMaxObserver: averaging_constant must be a float, got None"),
     (HistogramObserver, {"bins": 2048.0}, "HistogramObserver: bins must be an int, got 2048.0"),
+    (PercentileObserver, {"percentile": "99"}, "PercentileObserver: percentile must be a float, got '99'"),
     (FixedQParamsObserver, {"scale": "1", "zero_point": 0}, "FixedQParamsObserver: scale must be a float, got '1'"),
     (FixedQParamsObserver, {"scale": 1.0, "zero_point": 0.0}, "FixedQParamsObserver: zero_point must be an int, got 0.0"),
 ]  # fmt: skip

@@ -5,7 +5,7 @@ model it sits in. The graph passes know an observer only by what it has after sc
 
 | name | type | meaning |
 |---|---|---|
-| `dtype` | int (ScalarType) | quint8, qint8, or float32 for `ShapeRecorder`, which has no qparams |
+| `dtype` | int (ScalarType) | quint8, qint8, or float32: no qparams, as of `ShapeRecorder` |
 | `qscheme` | QScheme | per_tensor_affine, per_tensor_symmetric, per_channel_affine or _symmetric |
 | `quant_min`, `quant_max` | int | lowest and highest quantized value |
 | `ch_axis` | int | channel axis, -1 for per tensor |
@@ -26,23 +26,36 @@ other, and calibrating works in and out of `torch.inference_mode`.
 """
 
 from jitquant.observers._base import Observer, ObserverFactory
-from jitquant.observers._fixed import FixedQParamsObserver, ShapeRecorder
-from jitquant.observers._histogram import HistogramObserver
+from jitquant.observers._clipping import EntropyObserver, PercentileObserver
+from jitquant.observers._fixed import (
+    FixedQParamsObserver,
+    NoopObserver,
+    PlaceholderObserver,
+    ShapeRecorder,
+)
+from jitquant.observers._histogram import HistogramObserver, MSEObserver
 from jitquant.observers._min_max import (
     MinMaxObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
     PerChannelMinMaxObserver,
+    RecordingObserver,
 )
 
 __all__ = [
+    "EntropyObserver",
     "FixedQParamsObserver",
     "HistogramObserver",
+    "MSEObserver",
     "MinMaxObserver",
     "MovingAverageMinMaxObserver",
     "MovingAveragePerChannelMinMaxObserver",
+    "NoopObserver",
     "Observer",
     "ObserverFactory",
     "PerChannelMinMaxObserver",
+    "PercentileObserver",
+    "PlaceholderObserver",
+    "RecordingObserver",
     "ShapeRecorder",
 ]

@@ -100,9 +100,17 @@ class ShapeRecorder(Observer):
     @torch.jit.export
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Raise RuntimeError: there are no statistics."""
-        raise RuntimeError("a ShapeRecorder has no qparams: it records shapes only")
+        raise RuntimeError("this observer has no qparams: it records shapes only")
 
     @torch.jit.export
     def reset(self) -> None:
         """Forget everything seen."""
         self._forget()
+
+
+class NoopObserver(ShapeRecorder):
+    """A value that stays float, by torch.ao's name; it keeps the record, and no statistics."""
+
+
+class PlaceholderObserver(ShapeRecorder):
+    """A value whose qparams are not static, by torch.ao's name; it keeps the record only."""

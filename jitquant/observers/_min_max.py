@@ -46,6 +46,51 @@ class MinMaxObserver(_PerTensorObserver):
         self._forget_range()
 
 
+class RecordingObserver(MinMaxObserver):
+    """Keeps a copy of every floating-point tensor that it saw, to look at values, not to calibrate.
+
+    Its qparams are those of `MinMaxObserver` (torch.ao's has none). Memory grows with each batch.
+
+    Args: see `MinMaxObserver`.
+
+    Raises:
+        JitQuantTypeError, JitQuantValueError: see `Observer`.
+    """
+
+    tensor_val: list[Tensor]
+
+    def __init__(
+        self,
+        dtype: torch.dtype = torch.quint8,
+        qscheme: torch.qscheme = torch.per_tensor_affine,
+        reduce_range: bool = False,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        eps: float = FLOAT32_EPS,
+    ) -> None:
+        super().__init__(dtype, qscheme, reduce_range, quant_min, quant_max, eps)
+        self.tensor_val = []
+
+    def _observe(self, x: Tensor) -> None:
+        # A copy: the model may go on to write to x.
+        self.tensor_val = self.tensor_val + [x.detach().clone()]  # noqa: RUF005
+        low, high, nan, inf = torch.ops.jitquant.min_max(x)
+        if self._is_finite(nan, inf):
+            self._update(low, high)
+
+    @torch.jit.export
+    def get_tensor_value(self) -> list[Tensor]:
+        """Return what was seen, in order, also batches with NaN or infinite values."""
+        return self.tensor_val
+
+    @torch.jit.export
+    def reset(self) -> None:
+        """Forget everything seen."""
+        self._forget_range()
+        nothing: list[Tensor] = []
+        self.tensor_val = nothing
+
+
 class MovingAverageMinMaxObserver(MinMaxObserver):
     """Per-tensor qparams from moving averages of the batches' lowest and highest values.
 
