@@ -83,6 +83,8 @@ jit::Value* insertConstantBefore(jit::Node* before, const at::IValue& value);
 
 // Observers hang on the root module under this prefix; flatten leaves their calls alone.
 inline constexpr const char* kObserverPrefix = "jitquant_observer_";
+// Keeps what forward gets besides tensors.
+inline constexpr const char* kArgumentRecorder = "jitquant_observer_arguments";
 bool isObserverName(const std::string& name);
 // The observer's name if `node` calls one.
 std::optional<std::string> observerCall(const jit::Node* node);

@@ -161,6 +161,7 @@ Result Preparation::finish(const std::vector<int64_t>& decisions,
     insertObservers(program, shape_recorder);
     for (Method& method : program.methods) stripMarks(*method.graph);
   });
+  pipeline.run("record_arguments", {"insert_observers"}, recordArguments);
   return {pipeline.program.module, std::move(pipeline.program.records), {}, {}};
 }
 
@@ -187,6 +188,7 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   pipeline.run("restore_state", {"flatten"}, restoreState);
   pipeline.run("fold_attributes", {"restore_state"}, foldAttributes);
   pipeline.run("collect_observers", {"fold_attributes"}, [](Program& program) {
+    dropArgumentRecorder(program);
     collectObservers(program);
     noteRemovedOps(program);
   });

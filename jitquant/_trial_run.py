@@ -1,6 +1,8 @@
 """A converted model is saved, loaded and run once before the user gets it."""
 
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from jitquant.errors import JitQuantError
 _DTYPE_OF_CODE = torch.jit.CompilationUnit(
     "def empty(code: int) -> Tensor:\n    return torch.empty([0], dtype=code)\n"
 )
+_RECORDER = "jitquant_observer_arguments"
 _QUANTIZED = (torch.quint8, torch.qint8, torch.qint32)
 
 
@@ -21,9 +24,9 @@ def check(
 ) -> None:
     """Raise unless `converted`, saved and loaded, runs on inputs of the calibrated shapes.
 
-    The values are random (zeros where they are not floating point), and a model may refuse them:
-    it passes if a copy of the prepared model refuses them too. A model with arguments that are not
-    tensors, or that calibration did not pass, is only saved and loaded.
+    Arguments that are no tensors are those of the first call. Tensors are random (zeros where they
+    are not floating point), and a model may refuse them: it passes if a copy of the prepared model
+    refuses them too. A model whose forward did not run, or takes objects, is only saved and loaded.
 
     Raises:
         JitQuantError: the model cannot be loaded, or raises when it runs.
@@ -35,14 +38,14 @@ def check(
             "the converted model cannot be saved and loaded: "
             f"{str(error).strip().splitlines()[0]}\nYour model was not changed."
         ) from error
-    if any(seen.dtype < 0 for seen in inputs):
+    arguments = _arguments(prepared, inputs)
+    if arguments is None:
         return
-    arguments = _arguments(inputs)
     with torch.no_grad():
         try:
             loaded(*arguments)
-        except RuntimeError as error:
-            if _runs(prepared, arguments):
+        except Exception as error:  # torch.jit.Error, RuntimeError, IndexError and others
+            if _runs(prepared, _arguments(prepared, inputs) or []):
                 raise JitQuantError(
                     "the converted model cannot run on an input of the calibrated shape: "
                     f"{str(error).strip().splitlines()[-1]}\n"
@@ -58,23 +61,49 @@ def _reload(model: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     return loaded
 
 
-def _arguments(inputs: list[_C.InputSeen]) -> list[Tensor]:
+def _arguments(prepared: torch.jit.ScriptModule, inputs: list[_C.InputSeen]) -> list[Any] | None:
+    """New arguments for forward, since a model may write them; None if one was not seen."""
     generator = torch.Generator().manual_seed(0)
-    arguments = []
-    for seen in inputs:
-        dtype: torch.dtype = _DTYPE_OF_CODE.empty(seen.dtype).dtype
-        if dtype.is_floating_point:
-            arguments.append(torch.rand(seen.shape, dtype=dtype, generator=generator))
-        elif dtype in _QUANTIZED:
-            arguments.append(torch.quantize_per_tensor(torch.zeros(seen.shape), 0.01, 0, dtype))
+    module = prepared._c
+    seen = module.getattr(_RECORDER).getattr("seen") if module.hasattr(_RECORDER) else None
+    others = iter(seen or ())
+    arguments: list[Any] = []
+    types = [argument.type for argument in module._get_method("forward").schema.arguments[1:]]
+    for kind, tensor in zip(types, inputs, strict=True):
+        if not isinstance(kind, torch._C.TensorType):
+            if seen is None:
+                return None
+            arguments.append(_filled(next(others), generator))
+        elif tensor.dtype < 0:
+            return None
         else:
-            arguments.append(torch.zeros(seen.shape, dtype=dtype))
+            dtype = _DTYPE_OF_CODE.empty(tensor.dtype).dtype
+            arguments.append(_tensor(tensor.shape, dtype, generator))
     return arguments
 
 
-def _runs(prepared: torch.jit.ScriptModule, arguments: list[Tensor]) -> bool:
+def _filled(value: Any, generator: torch.Generator) -> Any:
+    """`value` with new tensors of the same shapes."""
+    if isinstance(value, Tensor):
+        return _tensor(value.shape, value.dtype, generator)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_filled(element, generator) for element in value)
+    if isinstance(value, dict):
+        return {key: _filled(element, generator) for key, element in value.items()}
+    return value
+
+
+def _tensor(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    if dtype.is_floating_point:
+        return torch.rand(shape, dtype=dtype, generator=generator)
+    if dtype in _QUANTIZED:
+        return torch.quantize_per_tensor(torch.zeros(shape), 0.01, 0, dtype)
+    return torch.zeros(shape, dtype=dtype)
+
+
+def _runs(prepared: torch.jit.ScriptModule, arguments: list[Any]) -> bool:
     try:
         _reload(prepared)(*arguments)
-    except RuntimeError:
+    except Exception:
         return False
     return True

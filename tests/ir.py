@@ -43,6 +43,7 @@ PREPARE_PASSES = [
     "plan",
     "keep_state",
     "insert_observers",
+    "record_arguments",
 ]
 
 ACTIVATION_SCALE = 1 / 16  # exact in float32, so that goldens hold on every machine

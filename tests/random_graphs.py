@@ -86,6 +86,7 @@ STEPS: dict[str, str] = {
     "in_place_relu": "{out} = torch.relu_({a})",
     "in_place_on_fresh": "{out} = self.{conv}({a})\n{out}.mul_(0.5)\n{out} += {b}",
     "in_place_on_slice": "{out} = self.{conv}({a})\n{out}[:, :2] += {b}[:, 2:]",
+    "in_place_on_view": "{out} = torch.relu(self.{conv}({a}))\n{out}.view(-1).add_(0.25)",
     "in_place_copy": "{out} = torch.zeros_like({a})\n{out}[:, 1:3].copy_({b}[:, :2])",
     "tuple": "{out}_t = ({a}, self.{conv}({b}))\n{out} = {out}_t[0] + {out}_t[1]",
     "list": "{out}_l = [{a}]\n{out}_l.append(self.{conv}({b}))\n{out} = {out}_l[1] + {out}_l[0]",

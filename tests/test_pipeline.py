@@ -34,6 +34,7 @@ PREPARE = [
     "plan",
     "keep_state",
     "insert_observers",
+    "record_arguments",
 ]
 DEBUG = [
     "flatten",
@@ -81,6 +82,7 @@ NEEDS = {
     "plan": ["own_state"],
     "keep_state": ["plan"],
     "insert_observers": ["plan"],
+    "record_arguments": ["insert_observers"],
     "collect_observers": ["fold_attributes"],
     "insert_qdq": ["plan"],
     "quantize_joins": ["insert_qdq"],

@@ -35,9 +35,11 @@ void foldPad(Program& program);
 void plan(Program& program);
 void keepState(Program& program);
 void insertObservers(Program& program, const jit::Module& shape_recorder);
+void recordArguments(Program& program);
 
 // Convert.
 void restoreState(Program& program);
+void dropArgumentRecorder(Program& program);
 void collectObservers(Program& program);
 void insertQdq(Program& program);
 void quantizeJoins(Program& program);

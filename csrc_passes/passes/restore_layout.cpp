@@ -7,10 +7,12 @@
 //   %d = aten::dequantize(%q); %c = aten::contiguous(%d, 0); %v = aten::view(%c, %sizes)
 //   %r = aten::contiguous(%d, 0); return (%v, %r)
 //
+// What an op writes in place must not be copied where it is read. Where that depends on the layout,
+// all dequantized values of the method are made contiguous instead, and so is what is made of them.
+//
 // Needs:  fuse. Contiguous is free where the tensor is contiguous already.
-// Leaves: results of which calibration saw other ranks than 3 to 5. Tensors that an op writes in
-//         place, since contiguous may copy. A model that was run in channels-last returns
-//         contiguous tensors of the same values.
+// Leaves: results of which calibration saw other ranks than 3 to 5. A model that was run in
+//         channels-last returns contiguous tensors of the same values.
 
 #include <algorithm>
 
@@ -49,13 +51,15 @@ bool mayBeChannelsLast(const Value* value, const Program& program) {
   });
 }
 
+Node* insertContiguous(Value* value, Node* before) {
+  Value* format = insertConstantBefore(before, static_cast<int64_t>(at::MemoryFormat::Contiguous));
+  Node* contiguous = before->owningGraph()->create(c10::aten::contiguous, {value, format});
+  contiguous->setScope(before->scope());
+  return contiguous->insertBefore(before);
+}
+
 void readContiguous(Node* reader, size_t input) {
-  Value* value = reader->input(input);
-  Value* format = insertConstantBefore(reader, static_cast<int64_t>(at::MemoryFormat::Contiguous));
-  Node* contiguous = reader->owningGraph()->create(c10::aten::contiguous, {value, format});
-  contiguous->setScope(reader->scope());
-  contiguous->insertBefore(reader);
-  reader->replaceInput(input, contiguous->output());
+  reader->replaceInput(input, insertContiguous(reader->input(input), reader)->output());
 }
 
 // Results, also those inside of returned tuples, lists and dicts.
@@ -72,6 +76,17 @@ void returnContiguous(Node* results, const Program& program, const Aliases& alia
   }
 }
 
+void dequantizeContiguous(const std::vector<Node*>& nodes, const Program& program) {
+  for (Node* node : nodes) {
+    if (node->kind() != c10::aten::dequantize || !mayBeChannelsLast(node->output(), program)) {
+      continue;
+    }
+    const auto uses = node->output()->uses();
+    Node* contiguous = insertContiguous(node->output(), node->next());
+    for (const jit::Use& use : uses) use.user->replaceInput(use.offset, contiguous->output());
+  }
+}
+
 }  // namespace
 
 void restoreLayout(Program& program) {
@@ -82,10 +97,14 @@ void restoreLayout(Program& program) {
     });
     if (!has_int8) continue;
     const Aliases aliases(*method.graph, program.module);
+    bool reads_written = false;
     for (Node* node : nodes) {
       if (!dependsOnLayout(node) || !isTensor(node->input(0))) continue;
-      if (!aliases.isWritten(node->input(0))) readContiguous(node, 0);
+      const bool is_written = aliases.isWritten(node->input(0));
+      reads_written |= is_written;
+      if (!is_written) readContiguous(node, 0);
     }
+    if (reads_written) dequantizeContiguous(nodes, program);
     returnContiguous(method.graph->return_node(), program, aliases);
   }
 }

@@ -1,9 +1,10 @@
 """restore_layout: what depends on the memory layout reads contiguous tensors."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from jitquant import convert_jit, default_qconfig, prepare_jit
+from jitquant import convert_jit, coverage, default_qconfig, prepare_jit
 from tests.ir import before_and_after, sample, scripted
 
 
@@ -30,6 +31,35 @@ class ReturnsRow(nn.Module):
 class Strided(ReturnsImage):
     def forward(self, x: Tensor) -> Tensor:
         return torch.as_strided(self.conv(x), [4, 8], [8, 1])
+
+
+class WritesThroughView(ReturnsImage):
+    """The relu stays float, since its result is written, and keeps the layout of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(x))
+        y.view(-1).add_(0.25)
+        return y * 0.5
+
+
+class WritesInBranch(ReturnsImage):
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(x)) if x.size(0) == 1 else x.clone()
+        y.view(y.size(0), -1)[:, :3].mul_(-2.0)
+        return y + 1.0
+
+
+@pytest.mark.parametrize("net", [WritesThroughView, WritesInBranch])
+def test_a_view_of_what_is_written_keeps_its_memory(net: type[ReturnsImage]) -> None:
+    torch.manual_seed(0)
+    model = scripted(net())
+    x = sample(1, 2, 5, 5)
+    prepared = prepare_jit(model, {"": default_qconfig})
+    prepared(x)
+    converted = convert_jit(prepared)
+    assert len(coverage(converted).int8) == 1
+    expected = model(x)
+    assert (converted(x) - expected).norm() < 0.03 * expected.norm()
 
 
 def test_image_is_returned_contiguous() -> None:
