@@ -29,6 +29,7 @@ from jitquant.observers import (
     PlaceholderObserver,
     RecordingObserver,
     ShapeRecorder,
+    merge,
 )
 
 SYMMETRIC = torch.per_tensor_symmetric
@@ -579,6 +580,97 @@ def test_recording_keeps_copies_of_what_it_saw() -> None:
     assert torch.equal(values[0], expected) and torch.isnan(values[1]).all()
     observer.reset()
     assert observer.get_tensor_value() == []
+
+
+# --- merging ---
+
+EXACT = [factory for factory in ALL if "MovingAverage" not in repr(factory)]
+
+
+def statistics(observer: Any) -> list[str]:
+    return [str(tensor.tolist()) for tensor in observer.state()]  # NaN equals itself
+
+
+@pytest.mark.parametrize("factory", EXACT, ids=repr)
+def test_merged_shards_equal_one_observer(factory: ObserverFactory) -> None:
+    batches = [randn(2, 3, 5, seed=seed) * (10**seed) for seed in (2, 0, 1, 3)]
+    batches.append(torch.full((3, 3), math.nan))
+    batches.append(torch.arange(6).reshape(2, 3))
+    whole, a, b = script(factory), script(factory), save_and_load(script(factory))
+    for batch in batches:
+        whole(batch)
+    for batch in batches[:2]:
+        a(batch)
+    for batch in batches[2:]:
+        b(batch)
+    before = statistics(a), statistics(b)
+    merged = merge(a, b)
+    assert statistics(merged) == statistics(whole)
+    assert record(merged) == record(whole)
+    assert (statistics(a), statistics(b)) == before
+    for got, expected in zip(merged.calculate_qparams(), whole.calculate_qparams(), strict=True):
+        assert torch.equal(got, expected)
+
+
+@every_observer
+def test_merging_with_one_that_saw_nothing_changes_nothing(factory: ObserverFactory) -> None:
+    seen, fresh = factory(), factory()
+    seen(randn(2, 3))
+    for merged in (merge(seen, fresh), merge(fresh, seen)):
+        assert statistics(merged) == statistics(seen)
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        MovingAverageMinMaxObserver.with_args(),
+        MovingAveragePerChannelMinMaxObserver.with_args(ch_axis=1),
+    ],
+    ids=repr,
+)
+def test_moving_averages_merge_to_their_mean_weighted_by_calls(factory: ObserverFactory) -> None:
+    a, b = script(factory), script(factory)
+    for _ in range(3):
+        a(torch.tensor([[-1.0, 1.0]]).T.expand(2, 4))
+    b(torch.tensor([[-3.0, 5.0]]).T.expand(2, 4))
+    merged = merge(a, b)
+    assert torch.unique(merged.min_val).tolist() == [-1.5]
+    assert torch.unique(merged.max_val).tolist() == [2.0]
+    assert merged.calls == 4
+
+
+def test_merge_refuses_what_does_not_fit() -> None:
+    for a, b, error, message in (
+        (MinMaxObserver(), HistogramObserver(), JitQuantTypeError, "of one class, got MinMaxObserver and HistogramObserver"),
+        (MinMaxObserver(), torch.jit.script(MinMaxObserver()), JitQuantTypeError, "of which one is scripted"),
+        (MinMaxObserver(), torch.nn.ReLU(), JitQuantTypeError, "takes two observers, got ReLU"),
+        (HistogramObserver(), HistogramObserver(bins=256), JitQuantValueError, "bins is 2048 and 256"),
+        (FixedQParamsObserver(1.0, 0), FixedQParamsObserver(2.0, 0), JitQuantValueError, re.escape("scale is [1.0] and [2.0]")),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            merge(a, b)
+    four, three = PerChannelMinMaxObserver(), PerChannelMinMaxObserver()
+    four(randn(4, 1)), three(randn(3, 1))
+    with pytest.raises(RuntimeError, match="observer of 4 channels got a tensor with 3"):
+        merge(four, three)
+
+
+def test_subclass_without_statistics_cannot_be_merged() -> None:
+    a, b = SilentObserver(), SilentObserver()
+    a(randn(2)), b(randn(2))
+    with pytest.raises(NotImplementedError, match="must define _statistics to be merged"):
+        merge(a, b)
+
+
+class SilentObserver(Observer):
+    def __init__(self) -> None:
+        super().__init__(
+            *(torch.quint8, torch.per_tensor_affine, False, None, None, 1e-6, -1),
+            qschemes=(torch.per_tensor_affine,),
+        )
+
+    def _observe(self, x: Tensor) -> None:
+        pass
 
 
 # --- arguments ---

@@ -16,6 +16,7 @@ model it sits in. The graph passes know an observer only by what it has after sc
 | `forward(x)` | Tensor -> Tensor | returns x itself |
 | `calculate_qparams()` | -> (Tensor, Tensor) | scale float32 and zero_point int64, (1,) or (C,) |
 | `reset()` | -> None | forgets everything seen |
+| `state()`, `merge_state(state)` | -> List[Tensor], -> None | adds what another one saw |
 
 Formulas are those of the observers of the same name in torch.ao.quantization (see
 `Observer._qparams`), except for the clipping search of `HistogramObserver`, which is our own.
@@ -34,6 +35,7 @@ from jitquant.observers._fixed import (
     ShapeRecorder,
 )
 from jitquant.observers._histogram import HistogramObserver, MSEObserver
+from jitquant.observers._merge import merge
 from jitquant.observers._min_max import (
     MinMaxObserver,
     MovingAverageMinMaxObserver,
@@ -58,4 +60,5 @@ __all__ = [
     "PlaceholderObserver",
     "RecordingObserver",
     "ShapeRecorder",
+    "merge",
 ]

@@ -71,7 +71,8 @@ class ObserverFactory:
 class Observer(nn.Module):
     """What all observers share: the record of calls, and the formula for qparams.
 
-    A subclass defines `_observe`, `calculate_qparams` and `reset`.
+    A subclass defines `_observe`, `calculate_qparams` and `reset`, and to be merged `_statistics`
+    and `_merge_statistics`.
 
     Args:
         dtype: torch.quint8 or torch.qint8.
@@ -219,6 +220,43 @@ class Observer(nn.Module):
         """Forget everything seen."""
         raise NotImplementedError("an observer class must define reset")
 
+    @torch.jit.export
+    def state(self) -> list[Tensor]:
+        """Return what was seen, for `merge_state` of an observer of the same class."""
+        record = [self.calls, int(self.saw_nan), int(self.saw_inf), len(self.seen_dtypes)]
+        record = record + self.seen_dtypes
+        for shape in self.shapes:
+            record = record + [len(shape)] + shape  # noqa: RUF005
+        return [torch.tensor(record, dtype=torch.int64)] + self._statistics()  # noqa: RUF005
+
+    @torch.jit.export
+    def merge_state(self, state: list[Tensor]) -> None:
+        """Add what another observer saw, as if it had come after what this one saw.
+
+        Args:
+            state: `state()` of an observer of the same class and arguments.
+        """
+        record: list[int] = state[0].tolist()
+        if record[0] > 0:
+            self._merge_statistics(state[1:], record[0])
+        self.calls += record[0]
+        self.saw_nan = self.saw_nan or record[1] != 0
+        self.saw_inf = self.saw_inf or record[2] != 0
+        at = 4 + record[3]
+        for code in record[4:at]:
+            if code not in self.seen_dtypes:
+                self.seen_dtypes = self.seen_dtypes + [code]  # noqa: RUF005
+        while at < len(record):
+            shape = record[at + 1 : at + 1 + record[at]]
+            self._record_shape(shape)
+            at += 1 + len(shape)
+
+    def _statistics(self) -> list[Tensor]:
+        raise NotImplementedError("an observer class must define _statistics to be merged")
+
+    def _merge_statistics(self, other: list[Tensor], calls: int) -> None:
+        raise NotImplementedError("an observer class must define _merge_statistics to be merged")
+
     def _accepts(self, x: Tensor) -> bool:
         if x.numel() == 0:
             return False
@@ -233,11 +271,14 @@ class Observer(nn.Module):
         code: int = x.dtype if is_scripting() else _DTYPE_CODE.dtype_code(x)  # type: ignore[assignment]
         if code not in self.seen_dtypes:
             self.seen_dtypes = self.seen_dtypes + [code]  # noqa: RUF005
+        self._record_shape(list(x.size()))
+
+    def _record_shape(self, shape: list[int]) -> None:
         is_new_rank = True
-        for shape in self.shapes:
-            is_new_rank = is_new_rank and len(shape) != x.dim()
+        for known in self.shapes:
+            is_new_rank = is_new_rank and len(known) != len(shape)
         if is_new_rank:
-            self.shapes = self.shapes + [list(x.size())]  # noqa: RUF005
+            self.shapes = self.shapes + [shape]  # noqa: RUF005
 
     def _observe(self, x: Tensor) -> None:
         raise NotImplementedError("an observer class must define _observe")
@@ -318,6 +359,13 @@ class _PerTensorObserver(Observer):
     def _update(self, low: Tensor, high: Tensor) -> None:
         self.min_val = torch.minimum(self.min_val, low)
         self.max_val = torch.maximum(self.max_val, high)
+
+    def _statistics(self) -> list[Tensor]:
+        return [self.min_val, self.max_val]
+
+    def _merge_statistics(self, other: list[Tensor], calls: int) -> None:
+        self.min_val = torch.minimum(self.min_val, other[0])
+        self.max_val = torch.maximum(self.max_val, other[1])
 
     def _has_range(self) -> bool:
         return bool(self.min_val <= self.max_val)

@@ -64,6 +64,28 @@ class _CountingObserver(_PerTensorObserver):
             self.offset = offset
             self.zeros = zeros
 
+    def _statistics(self) -> list[Tensor]:
+        grid = torch.tensor([self.exponent, self.offset, self.zeros], dtype=torch.int64)
+        return [self.min_val, self.max_val, self.histogram, grid]
+
+    def _merge_statistics(self, other: list[Tensor], calls: int) -> None:
+        grid: list[int] = other[3].tolist()
+        merged = torch.ops.jitquant.merge_histograms(
+            self.histogram,
+            self.min_val,
+            self.max_val,
+            self.exponent,
+            self.offset,
+            self.zeros,
+            other[2],
+            other[0],
+            other[1],
+            grid[0],
+            grid[1],
+            grid[2],
+        )
+        self.histogram, self.min_val, self.max_val, self.exponent, self.offset, self.zeros = merged
+
     def _is_point(self) -> bool:
         """Whether [min, max] is too narrow to look into."""
         return float(self.max_val) - float(self.min_val) < 1e-30

@@ -61,6 +61,13 @@ class FixedQParamsObserver(Observer):
         _low, _high, nan, inf = torch.ops.jitquant.min_max(x)
         self._is_finite(nan, inf)
 
+    def _statistics(self) -> list[Tensor]:
+        nothing: list[Tensor] = []
+        return nothing
+
+    def _merge_statistics(self, other: list[Tensor], calls: int) -> None:
+        pass
+
     @torch.jit.export
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Return the given scale (1,) float32 and zero_point (1,) int64, also without data."""
@@ -95,6 +102,13 @@ class ShapeRecorder(Observer):
         self.dtype = torch.float32
 
     def _observe(self, x: Tensor) -> None:
+        pass
+
+    def _statistics(self) -> list[Tensor]:
+        nothing: list[Tensor] = []
+        return nothing
+
+    def _merge_statistics(self, other: list[Tensor], calls: int) -> None:
         pass
 
     @torch.jit.export

@@ -78,6 +78,14 @@ class RecordingObserver(MinMaxObserver):
         if self._is_finite(nan, inf):
             self._update(low, high)
 
+    def _statistics(self) -> list[Tensor]:
+        return [self.min_val, self.max_val] + self.tensor_val  # noqa: RUF005
+
+    def _merge_statistics(self, other: list[Tensor], calls: int) -> None:
+        self.min_val = torch.minimum(self.min_val, other[0])
+        self.max_val = torch.maximum(self.max_val, other[1])
+        self.tensor_val = self.tensor_val + other[2:]
+
     @torch.jit.export
     def get_tensor_value(self) -> list[Tensor]:
         """Return what was seen, in order, also batches with NaN or infinite values."""
@@ -95,7 +103,8 @@ class MovingAverageMinMaxObserver(MinMaxObserver):
     """Per-tensor qparams from moving averages of the batches' lowest and highest values.
 
     The first batch sets minimum and maximum; each later one moves them by `averaging_constant` of
-    the difference: `min += averaging_constant * (min(x) - min)`.
+    the difference: `min += averaging_constant * (min(x) - min)`. Merging takes the
+    mean of two averages, weighted by their numbers of batches, whose order is not known.
 
     Args:
         averaging_constant: in (0, 1]; 1 keeps only the last batch.
@@ -124,6 +133,14 @@ class MovingAverageMinMaxObserver(MinMaxObserver):
             high = self.max_val + self.averaging_constant * (high - self.max_val)
         self.min_val = low
         self.max_val = high
+
+    def _merge_statistics(self, other: list[Tensor], calls: int) -> None:
+        if not self._has_range():
+            self.min_val, self.max_val = other[0], other[1]
+        elif bool(other[0] <= other[1]):
+            share = calls / (self.calls + calls)
+            self.min_val = self.min_val + share * (other[0] - self.min_val)
+            self.max_val = self.max_val + share * (other[1] - self.max_val)
 
 
 class PerChannelMinMaxObserver(Observer):
@@ -178,11 +195,7 @@ class PerChannelMinMaxObserver(Observer):
             self.min_val = low.clone()
             self.max_val = high.clone()
             return
-        if self.min_val.numel() != low.numel():
-            raise RuntimeError(
-                f"a per-channel observer of {self.min_val.numel()} channels "
-                f"got a tensor with {low.numel()}"
-            )
+        self._check_channels(low.numel())
         self._update(low, high)
 
     def _has_inf(self, low: Tensor, high: Tensor, x: Tensor) -> bool:
@@ -194,6 +207,26 @@ class PerChannelMinMaxObserver(Observer):
     def _update(self, low: Tensor, high: Tensor) -> None:
         self.min_val = torch.minimum(self.min_val, low)
         self.max_val = torch.maximum(self.max_val, high)
+
+    def _statistics(self) -> list[Tensor]:
+        return [self.min_val, self.max_val]
+
+    def _merge_statistics(self, other: list[Tensor], calls: int) -> None:
+        if self.min_val.numel() == 0:
+            self.min_val, self.max_val = other[0], other[1]
+        elif other[0].numel() > 0:
+            self._check_channels(other[0].numel())
+            self._merge_range(other[0], other[1], calls)
+
+    def _merge_range(self, low: Tensor, high: Tensor, calls: int) -> None:
+        self._update(low, high)
+
+    def _check_channels(self, channels: int) -> None:
+        if self.min_val.numel() != channels:
+            raise RuntimeError(
+                f"a per-channel observer of {self.min_val.numel()} channels "
+                f"got a tensor with {channels}"
+            )
 
     @torch.jit.export
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
@@ -241,6 +274,11 @@ class MovingAveragePerChannelMinMaxObserver(PerChannelMinMaxObserver):
     def _update(self, low: Tensor, high: Tensor) -> None:
         self.min_val = self.min_val + self.averaging_constant * (low - self.min_val)
         self.max_val = self.max_val + self.averaging_constant * (high - self.max_val)
+
+    def _merge_range(self, low: Tensor, high: Tensor, calls: int) -> None:
+        share = calls / (self.calls + calls)
+        self.min_val = self.min_val + share * (low - self.min_val)
+        self.max_val = self.max_val + share * (high - self.max_val)
 
 
 def _averaging_constant(name: str, value: float) -> float:
