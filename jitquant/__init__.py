@@ -6,6 +6,12 @@ _version_check.check()
 
 from jitquant._version import __version__  # noqa: E402
 from jitquant.backend import Backend, get_backend  # noqa: E402
+from jitquant.calibration import (  # noqa: E402
+    Calibration,
+    calibrate,
+    calibrate_distributed,
+    merge_calibration,
+)
 from jitquant.coverage import Coverage, OpCoverage, coverage  # noqa: E402
 from jitquant.errors import (  # noqa: E402
     DroppedWarning,
@@ -32,6 +38,7 @@ from jitquant.quantize import (  # noqa: E402
 
 __all__ = [
     "Backend",
+    "Calibration",
     "Check",
     "Coverage",
     "DroppedWarning",
@@ -44,6 +51,8 @@ __all__ = [
     "QConfig",
     "QConfigMapping",
     "__version__",
+    "calibrate",
+    "calibrate_distributed",
     "check",
     "convert_jit",
     "coverage",
@@ -51,6 +60,7 @@ __all__ = [
     "fuse_conv_bn_jit",
     "get_backend",
     "get_default_qconfig",
+    "merge_calibration",
     "prepare_jit",
     "quantize_jit",
     "script_qconfig",

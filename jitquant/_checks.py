@@ -119,17 +119,17 @@ def check_engine() -> str:
     return engine
 
 
-def check_prepared(model: torch.jit.ScriptModule) -> _state.State:
+def check_prepared(model: torch.jit.ScriptModule, function: str = "convert_jit") -> _state.State:
     """Return the state of a model that prepare_jit made."""
     state = _state.read(model)
     if state is None:
         raise JitQuantValueError(
-            "convert_jit: the model was not prepared. Call prepare_jit, run the result on sample "
+            f"{function}: the model was not prepared. Call prepare_jit, run the result on sample "
             "inputs, and convert that."
         )
     if state.stage != "prepared":
-        raise JitQuantValueError(f"convert_jit: the model is already {state.stage}.")
-    check_tensors(model, "convert_jit")
+        raise JitQuantValueError(f"{function}: the model is already {state.stage}.")
+    check_tensors(model, function)
     return state
 
 

@@ -1,0 +1,296 @@
+"""Running samples through prepared models, in one process or several, and adding the results."""
+
+import copy
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from jitquant import _checks
+from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
+
+__all__ = ["Calibration", "calibrate", "calibrate_distributed", "merge_calibration"]
+
+_PREFIX = "jitquant_observer_"  # as in csrc_passes/ir_util.h
+_WEIGHT_PREFIX = _PREFIX + "weight_"  # templates, which see nothing before convert_jit
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration did.
+
+    Attributes:
+        batches: how many batches the model ran on, in all processes.
+        interrupted: whether Ctrl-C ended it.
+    """
+
+    batches: int
+    interrupted: bool
+
+
+def calibrate(
+    prepared: torch.jit.ScriptModule,
+    data: Iterable[Any],
+    *,
+    batches: int | None = None,
+    progress: bool = True,
+) -> Calibration:
+    """Run a prepared model on samples, without gradients, so that its observers see real values.
+
+    Ctrl-C ends the calibration after the batch that runs; what was seen until then stays. Calling
+    it again goes on from there, also on a model that was saved and loaded in between.
+
+    Args:
+        prepared: what `prepare_jit` returned. Its observers change.
+        data: a DataLoader, list or generator. Each batch is a tensor, a tuple or list of positional
+            arguments, or a dict of keyword arguments of `forward`.
+        batches: stop after so many; None for all.
+        progress: show a bar, if stderr is a terminal.
+
+    Returns:
+        The number of batches, and whether Ctrl-C ended it.
+
+    Raises:
+        JitQuantTypeError: data cannot be iterated, is one tensor or dict, or gives other batches.
+        JitQuantValueError: prepared was not prepared; batches is not positive; data is empty; a
+            batch has more elements than forward has arguments.
+        KeyboardInterrupt: Ctrl-C before the first batch was done.
+        Exception: what data or the model raised, with a note that names the batch.
+    """
+    _check(prepared, data, batches, "calibrate")
+    done = _run(prepared, itertools.islice(data, batches), _length(data, batches), progress)
+    if done.batches == 0:
+        if done.interrupted:
+            raise KeyboardInterrupt
+        raise JitQuantValueError("calibrate: data gave no batch. A generator runs only once.")
+    return done
+
+
+def merge_calibration(models: Sequence[torch.jit.ScriptModule]) -> torch.jit.ScriptModule:
+    """Return one prepared model that saw what all of `models` saw.
+
+    Equal to one model that saw all data, but for moving averages (see
+    `MovingAverageMinMaxObserver`), and for the example shapes: the first model's come first.
+
+    Args:
+        models: prepared from the same model with the same configuration, and each calibrated on a
+            part of the data. They do not change.
+
+    Raises:
+        JitQuantTypeError: not a list of ScriptModules.
+        JitQuantValueError: no models, not prepared, or not of the same model.
+    """
+    if isinstance(models, torch.nn.Module) or not isinstance(models, Sequence):
+        raise JitQuantTypeError(
+            f"merge_calibration: expected a list of prepared models, got {type(models).__name__}."
+        )
+    if not models:
+        raise JitQuantValueError("merge_calibration: the list of models is empty.")
+    prints = [_fingerprint(model, "merge_calibration") for model in models]
+    for index, other in enumerate(prints):
+        if other != prints[0]:
+            raise JitQuantValueError(
+                f"merge_calibration: model {index} was not prepared from the same model, with the "
+                "same configuration, as model 0."
+            )
+    merged = copy.deepcopy(models[0])
+    for model in models[1:]:
+        _merge(merged, _states(model))
+    return merged
+
+
+def calibrate_distributed(
+    prepared: torch.jit.ScriptModule,
+    data: Iterable[Any],
+    *,
+    sharded: bool = False,
+    batches: int | None = None,
+    progress: bool = True,
+    group: Any = None,
+) -> Calibration:
+    """Calibrate in all processes of a torch.distributed group, each on its part of the data.
+
+    Afterwards the observers of every process hold what all of them saw, in the order of the ranks,
+    so that `convert_jit` gives the same file in each. To be called in every process, after
+    `torch.distributed.init_process_group("gloo")`, with equally prepared models.
+
+    Args:
+        prepared: see `calibrate`. What it saw before, on rank 0, counts once.
+        data: see `calibrate`. Rank r of n takes the batches r, r + n, ...; of a list it touches no
+            others, a DataLoader loads them all.
+        sharded: data is this process's part already, as of a DataLoader with a DistributedSampler.
+        batches: stop after so many, in all processes together, or in this one if sharded.
+        progress: show a bar on rank 0, if stderr is a terminal.
+        group: the process group; None for the default one.
+
+    Returns:
+        The number of batches in all processes, and whether Ctrl-C ended any of them.
+
+    Raises:
+        JitQuantError: torch.distributed is not initialized, or another process failed; then nothing
+            of this calibration counts.
+        Others: see `calibrate`.
+    """
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        raise JitQuantError(
+            "calibrate_distributed: torch.distributed is not initialized. Start the script with "
+            "torchrun, and call torch.distributed.init_process_group('gloo') first."
+        )
+    rank, world = distributed.get_rank(group), distributed.get_world_size(group)
+    before: list[list[Tensor]] = []
+    error: Exception | None = None
+    done = Calibration(0, False)
+    fingerprint = ""
+    try:
+        _check(prepared, data, batches, "calibrate_distributed")
+        fingerprint = _fingerprint(prepared, "calibrate_distributed")
+        before = _states(prepared)
+        _reset(prepared)
+        total = _length(data, batches)
+        if not sharded:
+            data, total = _shard(data, batches, rank, world), total and -(-(total - rank) // world)
+        shard = itertools.islice(data, batches if sharded else None)
+        done = _run(prepared, shard, total, progress and rank == 0)
+    except Exception as caught:
+        error = caught
+    message = None if error is None else f"{type(error).__name__}: {error}"
+    states = _states(prepared) if error is None else []
+    mine = (message, fingerprint, before if rank == 0 else [], states, done)
+    gathered: list[Any] = [None] * world
+    distributed.all_gather_object(gathered, mine, group=group)
+    failures = [f"rank {r}: {each[0]}" for r, each in enumerate(gathered) if each[0] is not None]
+    if not failures and len({each[1] for each in gathered}) > 1:
+        failures = ["the ranks prepared different models, or with different configurations"]
+    if not failures and sum(each[4].batches for each in gathered) == 0:
+        failures = ["data gave no batch in any process"]
+    if failures and before:
+        _reset(prepared)
+        _merge(prepared, before)
+    if error is not None:
+        raise error
+    if failures:
+        raise JitQuantError(f"calibrate_distributed: {'; '.join(failures)}.")
+    _reset(prepared)
+    for each in [gathered[0][2], *(each[3] for each in gathered)]:
+        _merge(prepared, each)
+    all_done = [each[4] for each in gathered]
+    return Calibration(
+        sum(each.batches for each in all_done), any(each.interrupted for each in all_done)
+    )
+
+
+def _check(prepared: object, data: object, batches: object, function: str) -> None:
+    _checks.check_prepared(_checks.check_script_module(prepared, function), function)
+    if isinstance(data, (Tensor, Mapping, str)) or not isinstance(data, Iterable):
+        raise JitQuantTypeError(
+            f"{function}: data must be a DataLoader, list or generator of batches, got "
+            f"{type(data).__name__}. For a single batch give [batch]."
+        )
+    if batches is None:
+        return
+    if not isinstance(batches, int) or isinstance(batches, bool):
+        raise JitQuantTypeError(f"{function}: batches must be an int or None, got {batches!r}.")
+    if batches < 1:
+        raise JitQuantValueError(f"{function}: batches must be positive, got {batches}.")
+
+
+def _length(data: Iterable[Any], batches: int | None) -> int | None:
+    """The number of batches, None where only running through them would tell."""
+    try:
+        length = len(data) if isinstance(data, Sized) else None
+    except TypeError:  # a DataLoader of an IterableDataset
+        length = None
+    if length is None or batches is None:
+        return length if batches is None else batches
+    return min(length, batches)
+
+
+def _shard(data: Iterable[Any], batches: int | None, rank: int, world: int) -> Iterator[Any]:
+    if isinstance(data, Sequence):
+        length = _length(data, batches) or 0
+        return (data[index] for index in range(rank, length, world))
+    return itertools.islice(data, rank, batches, world)
+
+
+def _run(
+    model: torch.jit.ScriptModule, data: Iterable[Any], total: int | None, progress: bool
+) -> Calibration:
+    arguments = [argument.name for argument in model._c._get_method("forward").schema.arguments][1:]
+    done = 0
+    # disable=None shows the bar on terminals only.
+    with tqdm(total=total, desc="calibrating", disable=None if progress else True) as bar:
+        try:
+            with torch.no_grad():
+                for batch in data:
+                    _call(model, batch, done, arguments)
+                    done += 1
+                    bar.update()
+        except KeyboardInterrupt:
+            return Calibration(done, True)
+        except Exception as error:
+            error.add_note(f"jitquant was calibrating, and had run {done} batches before.")
+            raise
+    return Calibration(done, False)
+
+
+def _call(model: torch.jit.ScriptModule, batch: Any, index: int, arguments: list[str]) -> None:
+    if isinstance(batch, Tensor):
+        model(batch)
+    elif isinstance(batch, Mapping):
+        model(**batch)
+    elif isinstance(batch, (tuple, list)):
+        if len(batch) > len(arguments):
+            raise JitQuantValueError(
+                f"batch {index} has {len(batch)} elements, and forward takes {len(arguments)} "
+                f"({', '.join(arguments)}). Leave out what is no input, such as labels: "
+                "calibrate(prepared, (x for x, _ in loader))."
+            )
+        model(*batch)
+    else:
+        raise JitQuantTypeError(
+            f"batch {index} is of type {type(batch).__name__}; expected a tensor, a tuple or list "
+            "of arguments, or a dict of keyword arguments."
+        )
+
+
+def _observers(model: torch.jit.ScriptModule) -> list[Any]:
+    return [
+        module
+        for name, module in model.named_children()
+        if name.startswith(_PREFIX) and not name.startswith(_WEIGHT_PREFIX)
+    ]
+
+
+def _states(model: torch.jit.ScriptModule) -> list[list[Tensor]]:
+    return [observer.state() for observer in _observers(model)]
+
+
+def _reset(model: torch.jit.ScriptModule) -> None:
+    for observer in _observers(model):
+        observer.reset()
+
+
+def _merge(model: torch.jit.ScriptModule, states: list[list[Tensor]]) -> None:
+    for observer, state in zip(_observers(model), states, strict=True):
+        observer.merge_state(state)
+
+
+def _fingerprint(model: object, function: str) -> str:
+    """Equal for models that were prepared from one model with one configuration."""
+    checked = _checks.check_script_module(model, function)
+    state = _checks.check_prepared(checked, function)
+    digest = hashlib.sha256(repr(state.ops).encode())
+    for observer in _observers(checked):
+        qparams = (observer.dtype, str(observer.qscheme), observer.quant_min, observer.quant_max)
+        digest.update(repr((observer.original_name, qparams)).encode())
+    for name, parameter in checked.named_parameters():
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        values = parameter.detach().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(values.numpy().data)
+    return digest.hexdigest()
