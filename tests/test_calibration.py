@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,16 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import jitquant
 from jitquant import JitQuantError, JitQuantTypeError, JitQuantValueError
-from tests.models import PlainNet, ResidualNet, scripted
+from jitquant.observers import (
+    EntropyObserver,
+    MovingAverageMinMaxObserver,
+    MSEObserver,
+    NoopObserver,
+    PercentileObserver,
+    PlaceholderObserver,
+    RecordingObserver,
+)
+from tests.models import PlainNet, ResidualNet, scripted, sqnr
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -201,6 +210,38 @@ def test_calibrate_refuses_what_is_no_data() -> None:
             jitquant.calibrate(prepared, images(), batches=count)
     with pytest.raises(JitQuantValueError, match=r"^calibrate: the model was not prepared"):
         jitquant.calibrate(scripted(PlainNet()), images())
+
+
+@pytest.mark.parametrize(
+    ("activation", "least_db"),
+    [
+        (MSEObserver, 25),
+        (PercentileObserver.with_args(percentile=99.9), 25),
+        (EntropyObserver, 15),  # clips the 40 values of the last layer too much
+        (RecordingObserver, 25),
+        (MovingAverageMinMaxObserver.with_args(averaging_constant=0.5), 25),
+    ],
+    ids=str,
+)
+def test_every_kind_of_activation_observer_gives_a_good_model(
+    activation: Callable[[], nn.Module], least_db: float
+) -> None:
+    model = scripted(ResidualNet())
+    qconfig = jitquant.QConfig(activation, jitquant.default_qconfig.weight)
+    prepared = jitquant.prepare_jit(model, {"": qconfig})
+    batches = [image / (1 + i) for i, image in enumerate(images())]
+    jitquant.calibrate(prepared, batches)
+    converted = save_and_load(jitquant.convert_jit(save_and_load(prepared)))
+    assert all(op.int8 for op in jitquant.coverage(converted).ops)
+    with torch.no_grad():
+        assert sqnr(model(batches[0]), converted(batches[0])) > least_db
+
+
+@pytest.mark.parametrize("kind", [NoopObserver, PlaceholderObserver])
+def test_observers_without_statistics_are_refused(kind: type[nn.Module]) -> None:
+    qconfig = jitquant.QConfig(kind, jitquant.default_qconfig.weight)
+    with pytest.raises(JitQuantValueError, match=f"a {kind.__name__} keeps no statistics"):
+        jitquant.prepare_jit(scripted(PlainNet()), {"": qconfig})
 
 
 # --- merge_calibration ---
