@@ -99,14 +99,19 @@ static size_t outputScaleIndex(const Node* node) {
   return named ? static_cast<size_t>(*named) : node->inputs().size() - 2;
 }
 
-std::optional<QParams> staticQParams(const Value* quantized) {
+// `program` knows the qparams of values that moved on, if it is given.
+static std::optional<QParams> findQParams(const Value* quantized, const Program* program) {
+  if (program != nullptr) {
+    const auto found = program->moved.find(quantized);
+    if (found != program->moved.end()) return found->second;
+  }
   const Node* node = quantized->node();
   if (node->kind().is_prim()) return std::nullopt;
   size_t scale_index = 1;
   if (node->kind().is_aten() && node->kind() != c10::aten::quantize_per_tensor) {
     const OpRow* row = findRow(node);
     if (row == nullptr) return std::nullopt;
-    const auto input = staticQParams(node->input(row->data[0]));
+    const auto input = findQParams(node->input(row->data[0]), program);
     if (row->role == Role::kFixedQParams) return perTensor(row->fixed_scale, row->fixed_zero_point);
     return input && row->role == Role::kSharesInput ? std::optional(sharedQParams(node, *input))
                                                     : input;
@@ -130,9 +135,12 @@ std::optional<QParams> staticQParams(const Value* quantized) {
   return qparams;
 }
 
+std::optional<QParams> staticQParams(const Value* quantized) {
+  return findQParams(quantized, nullptr);
+}
+
 std::optional<QParams> qparamsOf(const Value* quantized, const Program& program) {
-  const auto found = program.moved.find(quantized);
-  return found == program.moved.end() ? staticQParams(quantized) : found->second;
+  return findQParams(quantized, &program);
 }
 
 int64_t quantizeNumber(double value, const QParams& qparams) {

@@ -232,3 +232,23 @@ def test_batch_norm_behind_a_computed_weight_is_no_crash() -> None:
     torch.manual_seed(0)
     _, error = quantized(NormalizesWhatAComputedWeightGives(), torch.randn(2, 4, 8, 8))
     assert error >= 25.0
+
+
+class AveragesOfABranch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            x = self.conv(x)
+        x = functional.avg_pool2d(x, 3, 1, 1)
+        y: Tensor = self.conv(functional.avg_pool2d(x, 3, 1, 1))
+        return y
+
+
+def test_averages_of_what_a_branch_gives_in_int8() -> None:
+    """convert_jit did not find the qparams of an average of an average of a joined value."""
+    model, error = quantized(AveragesOfABranch(), torch.randn(2, 4, 8, 8))
+    assert error >= 25.0
+    assert not jitquant.coverage(model).float
