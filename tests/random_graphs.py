@@ -6,6 +6,7 @@ drawn by name, so that steps share them. Gains are near 1, so that rounding erro
 """
 
 import linecache
+import random
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -241,3 +242,26 @@ random_models: st.SearchStrategy[RandomModel] = st.builds(
     traced=st.booleans(),
     both_flags=st.booleans(),
 )
+"""Shrinks well, but draws many models that differ in little."""
+
+
+def model_of(seed: int) -> RandomModel:
+    """A model of 3 to 6 steps, all of which are drawn anew for each seed."""
+    draw = random.Random(seed)
+    steps = tuple(
+        (
+            draw.choice(sorted(STEPS)),
+            draw.randint(0, 3),
+            draw.randint(0, 3),
+            draw.choice(CONVS),
+            draw.choice(("bn1", "bn2")),
+        )
+        for _ in range(draw.randint(3, 6))
+    )
+    flags = [draw.random() < 0.5 for _ in range(3)]
+    return RandomModel(
+        steps, draw.choice(sorted(RETURNS)), seed, flags[0], draw.randint(0, 3), *flags[1:]
+    )
+
+
+diverse_models: st.SearchStrategy[RandomModel] = st.integers(0, 2**31).map(model_of)

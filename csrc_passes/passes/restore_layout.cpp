@@ -30,7 +30,10 @@ namespace {
 bool dependsOnLayout(const Node* node) {
   const auto kind = node->kind();
   return kind == c10::aten::view || kind == c10::aten::as_strided || kind == c10::aten::stride ||
-         kind == c10::aten::is_contiguous || kind == c10::aten::view_as;
+         kind == c10::aten::is_contiguous || kind == c10::aten::view_as ||
+         // The order in which random numbers are drawn.
+         kind == c10::aten::rand_like || kind == c10::aten::randn_like ||
+         kind == c10::aten::randint_like || kind == c10::aten::bernoulli;
 }
 
 // Whether it may be channels-last: dequantized, and not known to have another rank than 3 to 5.

@@ -86,3 +86,22 @@ def test_strides_of_an_int8_convolution_are_those_of_float() -> None:
     expected = prepared(x)
     actual = convert_jit(prepared)(x)
     assert (actual - expected).norm() < 0.05 * expected.norm()
+
+
+class AddsNoise(ReturnsImage):
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(x))
+        return y * 0 + torch.rand_like(y) + torch.randn_like(y) + torch.bernoulli(y * 0 + 0.5)
+
+
+def test_random_numbers_are_in_the_order_of_float() -> None:
+    model = scripted(AddsNoise())
+    x = sample(1, 2, 6, 6)
+    prepared = prepare_jit(model, {"": default_qconfig})
+    prepared(x)
+    converted = convert_jit(prepared)
+    assert coverage(converted).int8
+    torch.manual_seed(0)
+    expected = model(x)
+    torch.manual_seed(0)
+    assert (converted(x) - expected).norm() < 0.05 * expected.norm()
