@@ -135,6 +135,8 @@ PYBIND11_MODULE(_C, m) {
           py::arg("decisions"), py::arg("qconfigs"), py::arg("shape_recorder"))
       .def("watch", &Preparation::watch, py::arg("shape_recorder"));
 
+  m.attr("LEFT_FLOAT") = kLeftFloat;
+  m.attr("NO_RULE") = kNoRule;
   m.def("supported_ops", &supportedOps);
   m.def("engines", &engines);
   m.def("float_ops", &floatOps);

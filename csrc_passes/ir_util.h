@@ -62,7 +62,8 @@ std::optional<int64_t> mark(const jit::Node* node, const char* name);
 void stripMarks(jit::Graph& graph);
 inline constexpr const char* kOpMark = "jitquant_op";            // index into Program::records
 inline constexpr const char* kMutableMark = "jitquant_mutable";  // read of what a method changes
-inline constexpr const char* kQConfigMark = "jitquant_qconfig";  // index of its qconfig, or -1
+inline constexpr const char* kQConfigMark =
+    "jitquant_qconfig";  // index of its qconfig, or negative
 inline constexpr const char* kMarks[] = {kOpMark, kMutableMark, kQConfigMark};
 // Whether the configuration leaves this op float. False before configure has run.
 bool isLeftFloat(const jit::Node* node);

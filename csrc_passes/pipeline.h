@@ -34,7 +34,7 @@ class Preparation {
   // Kinds of all ops of the user's code, also of those that are gone by now.
   const std::vector<std::string>& written() const;
 
-  // `decisions` has for each op the index of its qconfig, or -1 to leave it float.
+  // `decisions` has for each op the index of its qconfig, or kLeftFloat or kNoRule.
   Result finish(const std::vector<int64_t>& decisions, std::vector<ObserverPair> qconfigs,
                 const jit::Module& shape_recorder);
 

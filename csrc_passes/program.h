@@ -21,14 +21,18 @@ struct ObserverPair {
   jit::Module weight;
 };
 
+// Decisions that leave an op float: its qconfig is None, or nothing was said of it.
+inline constexpr int64_t kLeftFloat = -1;
+inline constexpr int64_t kNoRule = -2;
+
 // One listed op. The records of a program are in graph order, so that they find their nodes
 // again after the model was saved and loaded.
 struct OpRecord {
   std::string method;
-  std::string kind;      // "aten::conv2d"
-  std::string path;      // module path, "" for the root
-  std::string source;    // "resnet.py:92", "" if unknown
-  int64_t qconfig = -1;  // index into Program::qconfigs, -1: stays float
+  std::string kind;           // "aten::conv2d"
+  std::string path;           // module path, "" for the root
+  std::string source;         // "resnet.py:92", "" if unknown
+  int64_t qconfig = kNoRule;  // index into Program::qconfigs, negative: stays float
   bool int8 = false;
   std::string reason;  // why it stays float, or how it is int8
 };

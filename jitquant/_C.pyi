@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 import torch
 
+LEFT_FLOAT: int
+NO_RULE: int
+
 class OpRecord:
     method: str
     kind: str

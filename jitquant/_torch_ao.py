@@ -22,7 +22,15 @@ from jitquant.observers import (
     PerChannelMinMaxObserver,
 )
 
-__all__ = ["convert_observer", "is_torch_ao", "make", "supported_observers", "unpack_qconfig"]
+__all__ = [
+    "convert_observer",
+    "is_mapping",
+    "is_torch_ao",
+    "make",
+    "mapping_dict",
+    "supported_observers",
+    "unpack_qconfig",
+]
 
 # torch.ao's class name: our class, and what it takes besides dtype, qscheme, range and eps
 _OBSERVERS: dict[str, tuple[type[Observer], tuple[str, ...]]] = {
@@ -67,6 +75,16 @@ def unpack_qconfig(
         raise JitQuantTypeError(f"{where}: expected a QConfig, got torch.ao's {name}")
     fields: Any = qconfig
     return fields.activation, fields.weight
+
+
+def is_mapping(config: object) -> bool:
+    """Whether `config` is a torch.ao QConfigMapping."""
+    return is_torch_ao(config) and type(config).__name__ == "QConfigMapping"
+
+
+def mapping_dict(config: Any) -> dict[str, Any]:
+    """The dictionary form of a torch.ao QConfigMapping, without what it leaves empty."""
+    return {key: value for key, value in config.to_dict().items() if value}
 
 
 def make(factory: Callable[[], torch.nn.Module]) -> torch.nn.Module:

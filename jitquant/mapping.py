@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 
 import torch
 
+from jitquant import _torch_ao
 from jitquant._plain import parse, read_qconfig, write_qconfig
 from jitquant._type_names import type_name
 from jitquant.errors import JitQuantTypeError, JitQuantValueError
@@ -301,9 +302,9 @@ def as_mapping(config: object, where: str = "qconfig_dict") -> QConfigMapping:
     """The mapping that a user's configuration means.
 
     Args:
-        config: a QConfigMapping; a dict of submodule paths to qconfigs, "" being global; the
-            dictionary form with the keys of KINDS and lists of (key..., qconfig); a mix of both;
-            or a predicate.
+        config: a QConfigMapping, ours or torch.ao's; a dict of submodule paths to qconfigs, ""
+            being global; the dictionary form with the keys of KINDS and lists of
+            (key..., qconfig); a mix of both; or a predicate.
         where: what the errors call it.
 
     Raises:
@@ -311,6 +312,8 @@ def as_mapping(config: object, where: str = "qconfig_dict") -> QConfigMapping:
     """
     if isinstance(config, QConfigMapping):
         return config
+    if _torch_ao.is_mapping(config):
+        config = _torch_ao.mapping_dict(config)
     if isinstance(config, Mapping):
         mapping = QConfigMapping()
         for key, value in config.items():

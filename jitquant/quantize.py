@@ -23,8 +23,6 @@ Config = Mapping[str, Any] | QConfigMapping | Predicate
 Trace = Callable[[str, str, str], None]
 """Called after each pass with its name, the method's name and the graph's canonical text."""
 
-_LEFT_FLOAT = -1
-
 
 def quantize_jit(
     model: torch.jit.ScriptModule,
@@ -146,11 +144,10 @@ def _prepare(
     engine = _checks.check_engine()
     preparation = _C.Preparation(model._c, _checks.method_names(model), trace)
     decisions = decide(model, mapping, preparation)
-    chosen = [decision.qconfig for decision in decisions]
-    distinct = list(dict.fromkeys(qconfig for qconfig in chosen if qconfig is not None))
+    distinct = list(dict.fromkeys(each.qconfig for each in decisions if each.qconfig is not None))
     bits = _check_backend(engine, decisions)
     result = preparation.finish(
-        [_LEFT_FLOAT if qconfig is None else distinct.index(qconfig) for qconfig in chosen],
+        [_index(decision, distinct) for decision in decisions],
         [_observers(qconfig) for qconfig in distinct],
         shape_recorder(),
     )
@@ -196,6 +193,12 @@ def _warn_of_dropped(methods: list[str], attributes: list[str]) -> None:
             DroppedWarning,
             stacklevel=4,
         )
+
+
+def _index(decision: Decision, qconfigs: Sequence[QConfig]) -> int:
+    if decision.qconfig is not None:
+        return qconfigs.index(decision.qconfig)
+    return _C.LEFT_FLOAT if decision.rule else _C.NO_RULE
 
 
 def _check_backend(engine: str, decisions: Iterable[Decision]) -> tuple[int, ...]:

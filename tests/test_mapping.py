@@ -14,7 +14,7 @@ import jitquant
 from jitquant import QConfigMapping
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 from jitquant.mapping import as_mapping
-from tests.models import images, reloaded, scripted, traced
+from tests.models import assert_untouched, images, reloaded, scripted, traced
 
 A = jitquant.default_qconfig
 B = jitquant.get_default_qconfig("qnnpack")
@@ -541,6 +541,41 @@ def test_example_inputs_that_the_model_cannot_take() -> None:
 
 
 # The explanation
+
+
+def test_an_op_without_a_rule_says_so_in_coverage() -> None:
+    prepared = jitquant.prepare_jit(scripted(Net()), {"head": A, "layers.0": None})
+    reasons = {op.module: op.reason for op in jitquant.coverage(prepared).float}
+    assert reasons["layers.0.fc1"] == "its qconfig is None"
+    assert reasons["layers.1.fc1"] == reasons[""] == "no rule of its configuration matches it"
+
+
+class Counting(nn.Module):
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1.0
+        y: Tensor = self.fc(x)
+        return y
+
+
+def test_the_run_on_example_inputs_leaves_no_trace() -> None:
+    model = scripted(Counting())
+    with assert_untouched(model):
+        prepared = jitquant.prepare_jit(
+            model, QConfigMapping().set_predicate(lambda op: A, images(2, 8))
+        )
+    plain = jitquant.prepare_jit(model, {"": A})
+    assert str(prepared.graph) == str(plain.graph)
+    assert [name for name, _ in prepared.named_children()] == [
+        name for name, _ in plain.named_children()
+    ]
+    assert torch.equal(prepared.calls, model.calls)
 
 
 def test_explanation_is_a_table() -> None:

@@ -13,6 +13,7 @@ from torch.ao.quantization import observer as torch_ao_observer
 
 from jitquant import observers
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
+from jitquant.mapping import as_mapping
 from jitquant.qconfig import QConfig, check_qconfig, default_qconfig
 
 OUR_WEIGHT: Any = default_qconfig.weight
@@ -201,3 +202,20 @@ def test_torch_ao_is_not_imported_by_jitquant() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_mapping_means_the_same_as_ours() -> None:
+    theirs = (
+        torch_ao.QConfigMapping()
+        .set_global(torch_ao.QConfig(torch_ao_observer.MinMaxObserver, WEIGHT))
+        .set_object_type(torch.nn.Linear, None)
+        .set_module_name_object_type_order("a", torch.add, 0, None)
+    )
+    rules = as_mapping(theirs).rules
+    assert [str(rule) for rule in rules] == [
+        "global",
+        "object_type 'torch.nn.modules.linear.Linear'",
+        "module_name_object_type_order 'a', 'aten::add', 0",
+    ]
+    assert rules[0].qconfig == as_mapping({"": theirs.global_qconfig}).rules[0].qconfig
+    assert rules[1].qconfig is rules[2].qconfig is None

@@ -7,7 +7,7 @@
 //
 // Needs:  the normal form, so that equal ops have one spelling, and note_origins.
 // Leaves: everything else. The passes that come after hand the mark on to what they make of an op,
-//         and leave alone what is marked -1.
+//         and leave alone what has a negative one.
 
 #include <stdexcept>
 #include <unordered_map>

@@ -90,6 +90,7 @@ class Planner {
     if (before_.isInt8(node)) return "it was int8 before";
     const OpRow* row = findRow(node);
     if (row == nullptr) return whyFloatOp(node, program_.module);
+    if (record(node).qconfig == kNoRule) return "no rule of its configuration matches it";
     if (record(node).qconfig < 0) return "its qconfig is None";
     if (followsFloatConvolution(node)) return "the layer that it normalizes is left float";
     if (row->filter != nullptr) {
