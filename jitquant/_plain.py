@@ -24,6 +24,7 @@ _OBSERVERS: dict[str, type[Observer]] = {
     name: cls
     for name in observers.__all__
     if isinstance(cls := getattr(observers, name), type) and issubclass(cls, Observer)
+    if cls is not Observer
 }
 _TORCH_TYPES = {"dtype": torch.dtype, "qscheme": torch.qscheme}
 

@@ -210,7 +210,7 @@ def of_activation(plain: object) -> Callable[[], QConfigMapping]:
         (
             of_activation({"observer": "MinMax"}),
             JitQuantValueError,
-            "from_dict[''], activation: there is no observer 'MinMax', only FixedQParams",
+            "from_dict[''], activation: there is no observer 'MinMax', only ",
         ),
         (
             of_activation({**MIN_MAX, "dtype": "int9"}),
