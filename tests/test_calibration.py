@@ -217,9 +217,10 @@ def test_calibrate_refuses_what_is_no_data() -> None:
     [
         (MSEObserver, 25),
         (PercentileObserver.with_args(percentile=99.9), 25),
-        (EntropyObserver, 15),  # clips the 40 values of the last layer too much
+        (EntropyObserver, 25),
         (RecordingObserver, 25),
-        (MovingAverageMinMaxObserver.with_args(averaging_constant=0.5), 25),
+        # Clips the first batch, whose outputs are the largest.
+        (MovingAverageMinMaxObserver.with_args(averaging_constant=0.5), 15),
     ],
     ids=str,
 )

@@ -86,8 +86,7 @@ class EntropyObserver(_CountingObserver):
     Of 128 ranges [max(min, -t), min(max, t)] (symmetric: [-t, t]), the one with the least relative
     entropy (Kullback-Leibler divergence) of the values clipped to it against the values inside of
     it, levelled out over each quantization step; bins that hold no value stay empty. After S.
-    Migacz, "8-bit Inference with TensorRT", GTC 2017. Exact zeros do not count. Made for many values: of
-    a few hundred it clips more than is good.
+    Migacz, "8-bit Inference with TensorRT", GTC 2017. Exact zeros do not count.
 
     Args: see `HistogramObserver`.
 
