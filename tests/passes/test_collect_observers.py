@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from jitquant import JitQuantError, convert_jit, default_qconfig, prepare_jit
-from tests.ir import assert_change, assert_unchanged, before_and_after, reasons, sample, scripted
+from tests.ir import assert_change, before_and_after, reasons, sample, scripted
 
 
 class Wrap(nn.Module):
@@ -61,15 +61,21 @@ def test_recorder_of_shapes_goes() -> None:
     )
 
 
-def test_graph_without_observers_stays() -> None:
+def test_without_tensors_only_the_record_of_arguments_goes() -> None:
     class Numbers(nn.Module):
         def forward(self, x: int) -> int:
             return x + 1
 
     change = before_and_after("collect_observers", scripted(Numbers()), 1)
-    assert_unchanged(
+    assert_change(
         change,
-        """
+        before="""
+            graph(self, %x : int):
+              %0 : NoneType = prim::CallMethod[name="forward"](self.jitquant_observer_arguments, %x)
+              %1 : int = aten::add(%x, 1)
+              return (%1)
+        """,
+        after="""
             graph(self, %x : int):
               %0 : int = aten::add(%x, 1)
               return (%0)
