@@ -148,10 +148,9 @@ int64_t Histogram::firstBin() const { return static_cast<int64_t>(binOf(low, exp
 
 int64_t Histogram::lastBin() const { return static_cast<int64_t>(binOf(high, exponent)) - offset; }
 
-void Histogram::fit(int64_t lowest) {
+void Histogram::fit() {
   const int64_t old_exponent = exponent;
   const int64_t old_offset = offset;
-  exponent = std::max(exponent, lowest);
   while (!fits(low, high, exponent, capacity())) ++exponent;
   const auto first = static_cast<int64_t>(binOf(low, exponent));
   const auto last = static_cast<int64_t>(binOf(high, exponent));
@@ -175,7 +174,7 @@ void Histogram::merge(const Histogram& other) {
   zeros += other.zeros;
   low = std::min(low, other.low);
   high = std::max(high, other.high);
-  fit(other.exponent);
+  fit();  // no exponent is larger than its range needs, so this one is at least other's
   addBins(other.counts, other.exponent, other.offset);
 }
 

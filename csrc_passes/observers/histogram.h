@@ -38,8 +38,8 @@ class Histogram {
   bool holds(float first, float last) const;
   int64_t firstBin() const;  // of the bins in use
   int64_t lastBin() const;
-  // Raises the exponent, at least to `lowest`, until [low, high] fits, and moves the counts there.
-  void fit(int64_t lowest = kLowestExponent);
+  // Raises the exponent until [low, high] fits, and moves the counts there.
+  void fit();
   void addBins(const std::vector<int64_t>& bins, int64_t from_exponent, int64_t from_offset);
 };
 
