@@ -60,13 +60,6 @@ bool onlyHandsOn(const Node* node) {
   return std::find(std::begin(kinds), std::end(kinds), node->kind()) != std::end(kinds);
 }
 
-// Schemas do not say that these return their input in eval mode.
-bool mayReturnItsInput(const Node* node) {
-  return node->kind() == c10::aten::dropout || node->kind() == c10::aten::feature_dropout ||
-         node->kind() == c10::aten::alpha_dropout ||
-         node->kind() == c10::aten::feature_alpha_dropout;
-}
-
 bool writesTensors(const c10::Argument& argument) {
   const c10::AliasInfo* alias = argument.alias_info();
   if (alias == nullptr) return false;
@@ -246,6 +239,19 @@ void Aliases::visitOp(const Node* node, const c10::FunctionSchema& schema) {
 
 void Aliases::write(const Value* value, const Node* writer) {
   if (holdsTensors(value->type()) && !isModule(value)) writes_.emplace_back(classOf(value), writer);
+}
+
+bool isDropout(const Node* node) {
+  return node->kind() == c10::aten::dropout || node->kind() == c10::aten::feature_dropout ||
+         node->kind() == c10::aten::alpha_dropout ||
+         node->kind() == c10::aten::feature_alpha_dropout;
+}
+
+bool mayReturnItsInput(const Node* node) {
+  return isDropout(node) || node->kind() == c10::aten::type_as ||
+         node->kind() == c10::aten::atleast_1d || node->kind() == c10::aten::atleast_2d ||
+         node->kind() == c10::aten::atleast_3d || node->kind() == c10::aten::broadcast_tensors ||
+         node->kind() == c10::aten::meshgrid;
 }
 
 bool makesFreshTensor(const Node* node) {

@@ -52,6 +52,13 @@ class Aliases {
   std::unordered_map<Class, std::vector<const jit::Node*>> writers_;
 };
 
+// Of those that leave their input as it is in eval mode: dropout_ and others write.
+bool isDropout(const jit::Node* node);
+
+// Whether an op may return its input, or a view of it, though its schema does not say so.
+// libtorch's own alias analysis takes the result for fresh memory.
+bool mayReturnItsInput(const jit::Node* node);
+
 // Whether an op makes memory of its own for its only output.
 bool makesFreshTensor(const jit::Node* node);
 

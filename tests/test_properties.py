@@ -17,7 +17,7 @@ from torch import Tensor
 
 import jitquant
 from tests.models import assert_untouched, reloaded, sqnr
-from tests.random_graphs import RandomModel, random_models
+from tests.random_graphs import RandomModel, diverse_models, random_models
 from tests.test_upstream_table import nodes, tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
@@ -53,17 +53,22 @@ def check_prepared(expected: list[Tensor], actual: list[Tensor]) -> None:
 
 
 def check_int8(expected: list[Tensor], debug: list[Tensor], int8: list[Tensor]) -> None:
-    """An int8 op may round a value one step apart from its emulation, and later ops pass that on.
+    """Within two steps of emulation, of which a step is the output's range over 255.
 
-    They pass on the rounding of emulation itself in the same way, so its distance from float says by how
-    much. Where that is nothing, such as where a value is returned as it is, two steps remain.
+    An int8 op may round a value one step apart from its emulation, and where a later value has a
+    finer scale, one step becomes several of these. Emulation itself rounds to the same grids, so its distance
+    from float is the larger of the two then. Of 1,600 models 93 % give the emulated bits, the
+    worst value was 1.4 of these steps apart, and but for one model less than 1 % of the values
+    were more than one step apart; a wrong op moves most values.
     """
     for one, emulated, actual in zip(expected, debug, int8, strict=True):
         assert one.shape == emulated.shape == actual.shape
         assert sqnr(one, emulated) >= LEAST_SQNR
         step = float(one.max() - one.min()) / 255
         passed_on = float((one - emulated).abs().max())
-        assert float((actual - emulated).abs().max()) <= 2 * (step + passed_on)
+        apart = (actual - emulated).abs()
+        assert float(apart.max()) <= 2 * max(step, passed_on)
+        assert float((apart > 1.01 * step + 1e-6).float().mean()) <= 0.2
 
 
 def check_coverage(prepared: Any, int8: Any) -> None:
@@ -103,7 +108,7 @@ def check(drawn: RandomModel) -> None:
     assert saved(jitquant.convert_jit(prepared_and_calibrated(drawn, model))) == saved(int8)
 
 
-@given(random_models)
+@given(diverse_models)
 @settings(
     max_examples=300,
     derandomize=True,

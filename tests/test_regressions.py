@@ -252,3 +252,46 @@ def test_averages_of_what_a_branch_gives_in_int8() -> None:
     model, error = quantized(AveragesOfABranch(), torch.randn(2, 4, 8, 8))
     assert error >= 25.0
     assert not jitquant.coverage(model).float
+
+
+class WritesWhatDropoutReturns(nn.Module):
+    """Dropout in eval mode returns its input itself, so that `x` is written too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.dropout = nn.Dropout(0.5)
+
+    def hand_on(self, x: Tensor) -> Tensor:
+        y: Tensor = self.dropout(x)
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 3
+        y = self.hand_on(x)
+        both = [y, x]
+        both[0].mul_(0.5)
+        z: Tensor = self.conv(y + both[1])
+        return z
+
+
+class WritesWhatTypeAsReturns(WritesWhatDropoutReturns):
+    def hand_on(self, x: Tensor) -> Tensor:
+        return x.type_as(torch.ones(1))
+
+
+class WritesWhatAtleastReturns(WritesWhatDropoutReturns):
+    def hand_on(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.atleast_2d(x)
+        return y
+
+
+@pytest.mark.parametrize(
+    "net", [WritesWhatDropoutReturns, WritesWhatTypeAsReturns, WritesWhatAtleastReturns]
+)
+def test_a_write_of_what_an_op_returned_unchanged_is_seen_by_its_input(
+    net: type[nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    _, error = quantized(net(), torch.randn(1, 3, 8, 8))
+    assert error >= 25.0

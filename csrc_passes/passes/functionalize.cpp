@@ -5,11 +5,15 @@
 // After:
 //   %y = aten::add(%x, %z, %one); %r = aten::relu(%y)
 //
+// Dropout in eval mode goes first, since it returns its input, which its schema does not say.
+//
 // Needs:  fold_attributes.
 // Leaves: in-place ops whose memory another value, an input or an attribute shares. plan keeps
 //         such values float and says which op writes them.
 
 #include <torch/csrc/jit/passes/remove_mutation.h>
+
+#include <algorithm>
 
 #include "alias.h"
 #include "ir_util.h"
@@ -55,13 +59,28 @@ void replaceWritesOfFreshValues(jit::Graph& graph) {
   }
 }
 
+// Otherwise a write of the result would be taken for one that nobody else can see.
+void dropDropouts(jit::Graph& graph) {
+  for (Node* node : allNodes(graph)) {
+    if (isDropout(node) && constantNumber(node->input(2)) == 0.0) {
+      replaceAndDestroy(node, node->input(0));
+    }
+  }
+}
+
+bool hasHiddenAliases(jit::Graph& graph) {
+  const std::vector<Node*> nodes = allNodes(graph);
+  return std::any_of(nodes.begin(), nodes.end(), mayReturnItsInput);
+}
+
 }  // namespace
 
 void functionalize(Program& program) {
   for (Method& method : program.methods) {
+    dropDropouts(*method.graph);
     replaceWritesOfFreshValues(*method.graph);
     jit::RemoveListMutation(method.graph);
-    jit::RemoveTensorMutation(method.graph);
+    if (!hasHiddenAliases(*method.graph)) jit::RemoveTensorMutation(method.graph);
   }
 }
 
