@@ -98,20 +98,19 @@ Aliases::Aliases(jit::Graph& graph, const jit::Module& module) : module_(module)
   for (const auto& [written, writer] : writes_) writers_[find(written)].push_back(writer);
 }
 
-bool Aliases::isWritten(const Value* value) const { return writersOf(value) != nullptr; }
+bool Aliases::isWritten(const Value* value) const { return !writersOf(value).empty(); }
 
 bool Aliases::isWrittenLater(const Value* value) const {
-  const auto* writers = writersOf(value);
-  return writers != nullptr &&
-         std::any_of(writers->begin(), writers->end(),
+  const std::vector<const Node*> writers = writersOf(value);
+  return std::any_of(writers.begin(), writers.end(),
                      [&](const Node* writer) { return runsAfter(writer, value); });
 }
 
-const std::vector<const Node*>* Aliases::writersOf(const Value* value) const {
+std::vector<const Node*> Aliases::writersOf(const Value* value) const {
   const auto member = values_.find(value);
-  if (member == values_.end()) return nullptr;
+  if (member == values_.end()) return {};
   const auto found = writers_.find(find(member->second));
-  return found == writers_.end() ? nullptr : &found->second;
+  return found == writers_.end() ? std::vector<const Node*>() : found->second;
 }
 
 bool Aliases::runsAfter(const Node* writer, const Value* value) const {

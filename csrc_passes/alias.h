@@ -22,6 +22,8 @@ class Aliases {
   bool isWritten(const jit::Value* value) const;
   // Whether it does so once the value is there.
   bool isWrittenLater(const jit::Value* value) const;
+  // The nodes that write it, in graph order.
+  std::vector<const jit::Node*> writersOf(const jit::Value* value) const;
 
  private:
   using Class = size_t;
@@ -38,7 +40,6 @@ class Aliases {
   void visitBlocks(const jit::Node* node);
   void visitOp(const jit::Node* node, const c10::FunctionSchema& schema);
   void write(const jit::Value* value, const jit::Node* writer);
-  const std::vector<const jit::Node*>* writersOf(const jit::Value* value) const;
   bool runsAfter(const jit::Node* writer, const jit::Value* value) const;
 
   const jit::Module& module_;

@@ -68,6 +68,7 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
   pipeline.run("canonicalize", {"fold_attributes"}, canonicalize);
   pipeline.run("canonicalize_einsum", {"fold_attributes"}, canonicalizeEinsum);
   pipeline.run("canonicalize_linear", {"functionalize"}, canonicalizeLinear);
+  pipeline.run("split_bias", {"fold_weights", "canonicalize", "canonicalize_linear"}, splitBias);
   pipeline.run("canonicalize_arithmetic", {"functionalize"}, canonicalizeArithmetic);
   pipeline.run("canonicalize_stack", {"functionalize"}, canonicalizeStack);
   pipeline.run("simplify", {"canonicalize", "functionalize"}, simplify);

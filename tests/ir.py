@@ -33,6 +33,7 @@ PREPARE_PASSES = [
     "canonicalize",
     "canonicalize_einsum",
     "canonicalize_linear",
+    "split_bias",
     "canonicalize_arithmetic",
     "canonicalize_stack",
     "simplify",

@@ -3,9 +3,12 @@
 // Before:
 //   %wq, %wk, %wv = aten::chunk(%in_proj_weight, %three, %zero); %q = aten::linear(%x, %wq, %bq)
 //   %w = aten::_weight_norm(%v, %g, %zero); %c = aten::conv1d(%y, %w, %b, ...)
+//   %k = aten::clone(%bias); %m = aten::slice(%k, ...); %z = aten::zero_(%m)
+//   %l = aten::linear(%y, %u, %k)
 // After:
 //   %q = aten::linear(%x, self.in_proj_weight_folded, %bq)
 //   %c = aten::conv1d(%y, self.v_folded, %b, ...)
+//   %l = aten::linear(%y, %u, self.bias_folded)
 //
 // Needs:  functionalize and own_state, so that attributes that change are marked.
 // Leaves: what a random op, an input or an attribute that changes has part in. Transposed matrices,
@@ -18,6 +21,7 @@
 #include "alias.h"
 #include "evaluate.h"
 #include "ir_util.h"
+#include "op_table.h"
 #include "passes/passes.h"
 
 namespace jitquant {
@@ -38,17 +42,24 @@ const std::map<std::string, std::vector<size_t>>& weightInputs() {
   return *inputs;
 }
 
-bool isPure(const Node* node) {
-  const bool arranges =
-      node->kind() == c10::prim::ListConstruct || node->kind() == c10::prim::ListUnpack;
-  if (arranges) return true;
-  if (!node->kind().is_aten() || !node->blocks().empty()) return false;
-  const auto* schema = node->maybeSchema();
-  return schema != nullptr && !schema->is_mutable() && !node->hasSideEffects() &&
-         !node->isNondeterministic();
+// Whether an op of torch gives the same for the same inputs, and changes nothing.
+bool isFunction(const Node* node) {
+  const auto kind = node->kind();
+  if (kind == c10::prim::ListConstruct || kind == c10::prim::ListUnpack) return true;
+  return (kind.is_aten() || kind.is_prim()) && node->blocks().empty() && isPure(node);
 }
 
-// Whether a value is the same in every run, and the path of the first attribute that it is made of.
+// Ops that write their first input, and leave its shape as it is.
+bool writesValuesOnly(const Node* node) {
+  static constexpr c10::Symbol kinds[] = {c10::aten::zero_, c10::aten::fill_, c10::aten::copy_,
+                                          c10::aten::add_,  c10::aten::sub_,  c10::aten::mul_,
+                                          c10::aten::div_};
+  return std::find(std::begin(kinds), std::end(kinds), node->kind()) != std::end(kinds);
+}
+
+using Nodes = std::vector<const Node*>;
+
+// What is the same in every run.
 class Constancy {
  public:
   Constancy(const Method& method, const jit::Module& module)
@@ -60,14 +71,58 @@ class Constancy {
     return known_[value] = compute(value);
   }
 
+  // The writes that make what `reader` reads of `value`: none where the value is constant from the
+  // start; nullopt where it is not the same in every run.
+  std::optional<Nodes> writesBefore(const Node* reader, const Value* value) {
+    if (isConstant(value)) return Nodes();
+    const Nodes writers = aliases_.writersOf(value);
+    if (!isOfConstants(value->node()) || !makesFreshTensor(value->node())) return std::nullopt;
+    for (const Node* writer : writers) {
+      const bool is_fixed = writesValuesOnly(writer) && writer->isBefore(reader) &&
+                            writer->owningBlock() == value->node()->owningBlock() &&
+                            isConstantPart(writer->input(0), value) && readsConstants(writer);
+      if (!is_fixed) return std::nullopt;
+    }
+    return writers;
+  }
+
  private:
   bool compute(const Value* value) {
     if (aliases_.isWritten(value)) return false;
     if (constantOrAttribute(value, module_)) return true;
-    const Node* node = value->node();
-    if (!isPure(node)) return false;
-    return std::all_of(node->inputs().begin(), node->inputs().end(),
+    const OpRow* row = findRow(value->node());
+    if (row != nullptr && row->role == Role::kMetadata) {
+      const Value* tensor = value->node()->input(row->data[0]);
+      if (hasConstantShape(tensor)) return readsConstants(value->node());
+    }
+    return isOfConstants(value->node());
+  }
+
+  bool isOfConstants(const Node* node) {
+    return isFunction(node) && std::all_of(node->inputs().begin(), node->inputs().end(),
+                                           [&](const Value* input) { return isConstant(input); });
+  }
+
+  // All inputs but the first.
+  bool readsConstants(const Node* node) {
+    const auto inputs = node->inputs().slice(1);
+    return std::all_of(inputs.begin(), inputs.end(),
                        [&](const Value* input) { return isConstant(input); });
+  }
+
+  bool hasConstantShape(const Value* value) {
+    const Nodes writers = aliases_.writersOf(value);
+    return makesFreshTensor(value->node()) && isOfConstants(value->node()) &&
+           std::all_of(writers.begin(), writers.end(), writesValuesOnly);
+  }
+
+  // Whether `part` is `whole`, or a view of it whose place is constant.
+  bool isConstantPart(const Value* part, const Value* whole) {
+    if (part == whole) return true;
+    const Node* node = part->node();
+    const bool hands_on = writesValuesOnly(node) || isFunction(node);
+    return hands_on && !node->inputs().empty() && readsConstants(node) &&
+           isConstantPart(node->input(0), whole);
   }
 
   const jit::Module& module_;
@@ -86,16 +141,27 @@ std::string firstAttribute(const Value* value) {
   return "";
 }
 
-void fold(Value* value, Method& method, Program& program) {
-  const auto result = Evaluator(program.module).evaluate(value);
+// Lets the node's input be an attribute that holds the value as it is after `writes`.
+void fold(Node* node, size_t index, const Nodes& writes, Method& method, Program& program) {
+  Value* value = node->input(index);
+  Evaluator evaluator(program.module);
+  auto result = evaluator.evaluate(value);
+  for (const Node* write : writes) {
+    if (!evaluator.run(write)) return;
+  }
   if (!result || !result->isTensor()) return;
   const std::string path = firstAttribute(value);
   const auto [owner, name] = ownerOf(program.module, path.empty() ? "weight" : path);
   const std::string prefix = path.substr(0, path.empty() ? 0 : path.size() - name.size());
   const std::string folded = prefix + freeAttributeName(owner, name + "_folded");
   setTensorAttribute(program.module, folded, result->toTensor().detach().clone());
-  value->replaceAllUsesWith(
-      insertAttributeRead(*method.graph, folded, program.module, *method.graph->nodes().begin()));
+  Value* read =
+      insertAttributeRead(*method.graph, folded, program.module, *method.graph->nodes().begin());
+  if (writes.empty()) {
+    value->replaceAllUsesWith(read);
+  } else {
+    node->replaceInput(index, read);  // others may read it between the writes
+  }
 }
 
 }  // namespace
@@ -108,8 +174,10 @@ void foldWeights(Program& program) {
       if (found == weightInputs().end()) continue;
       for (const size_t index : found->second) {
         Value* value = node->input(index);
-        const bool computed = !constantOrAttribute(value, program.module) && isTensor(value);
-        if (computed && constancy.isConstant(value)) fold(value, method, program);
+        if (constantOrAttribute(value, program.module) || !isTensor(value)) continue;
+        if (const auto writes = constancy.writesBefore(node, value)) {
+          fold(node, index, *writes, method, program);
+        }
       }
     }
     jit::EliminateDeadCode(method.graph);

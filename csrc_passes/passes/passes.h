@@ -21,6 +21,7 @@ void foldWeights(Program& program);
 void canonicalize(Program& program);
 void canonicalizeEinsum(Program& program);
 void canonicalizeLinear(Program& program);
+void splitBias(Program& program);
 void canonicalizeArithmetic(Program& program);
 void canonicalizeStack(Program& program);
 void simplify(Program& program);

@@ -130,3 +130,96 @@ class Transposed(Weights):
 def test_transposed_matrices_are_left_to_canonicalize_linear() -> None:
     change = before_and_after("fold_weights", scripted(Transposed()))
     assert change.after == change.before
+
+
+class PartlyZero(Weights):
+    """As torchvision's Swin V2 does: a copy of the bias, the second third of which is set to zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b = self.b.clone()
+        third = b.numel() // 3
+        b[third : 2 * third].zero_()
+        return functional.linear(x, self.w, b)
+
+
+@pytest.mark.parametrize("mode", [scripted, lambda model: traced(model, X)])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_constant_that_is_written_in_part(
+    mode: Callable[[nn.Module], torch.jit.ScriptModule],
+) -> None:
+    model = mode(PartlyZero())
+    change = before_and_after("fold_weights", model)
+    assert "aten::zero_" in change.before
+    assert_change(
+        change,
+        before=change.before,
+        after="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::linear(%x, self.w, self.b_folded)
+              return (%0)
+        """,
+    )
+    b, folded = model.b, change.model.b_folded
+    assert isinstance(b, Tensor) and isinstance(folded, Tensor)
+    assert torch.equal(folded, torch.cat([b[:2], torch.zeros(2), b[4:]]))
+    assert_same_output(change.model, model, X)
+
+
+class WrittenBetween(Weights):
+    """The first layer reads what the second no longer does, and the sum reads the last value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b = self.b.clone()
+        b[0].fill_(3.0)
+        y = functional.linear(x, self.w, b)
+        b[1:].mul_(2.0)
+        return y + functional.linear(x, self.w, b) + b
+
+
+def test_value_at_the_time_of_each_reader() -> None:
+    model = scripted(WrittenBetween())
+    change = before_and_after("fold_weights", model)
+    # The first reader keeps its own, since a write follows.
+    assert change.after.count("b_folded") == 1
+    assert_same_output(change.model, model, X)
+
+
+class WrittenByInput(Weights):
+    def forward(self, x: Tensor) -> Tensor:
+        b = self.b.clone()
+        b[: x.size(0)].zero_()
+        return functional.linear(x, self.w, b)
+
+
+class WrittenWithInput(Weights):
+    def forward(self, x: Tensor) -> Tensor:
+        b = self.b.clone()
+        b[:3].copy_(x.sum(1))
+        return functional.linear(x, self.w, b)
+
+
+class WrittenSometimes(Weights):
+    def forward(self, x: Tensor) -> Tensor:
+        b = self.b.clone()
+        if x.sum() > 0:
+            b.zero_()
+        return functional.linear(x, self.w, b)
+
+
+class Resized(Weights):
+    def forward(self, x: Tensor) -> Tensor:
+        b = self.b.clone()
+        half = b.numel() // 2
+        b.unsqueeze_(0)
+        return functional.linear(x, self.w, b.squeeze(0) * half)
+
+
+@pytest.mark.parametrize(
+    "module", [WrittenByInput(), WrittenWithInput(), WrittenSometimes(), Resized()]
+)
+def test_constant_with_other_writes_stays(module: nn.Module) -> None:
+    model = scripted(module)
+    change = before_and_after("fold_weights", model)
+    assert change.after == change.before
+    for x in (X, -X, X[:2] if isinstance(module, WrittenByInput) else X):
+        assert_same_output(change.model, model, x)

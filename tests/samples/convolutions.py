@@ -167,6 +167,13 @@ def _transposed_convolutions() -> Iterator[OpSample]:
     )
 
 
+def _zeros_in_part(bias: Tensor) -> Tensor:
+    """As torchvision's Swin V2 does at run time."""
+    copy = bias.clone()
+    copy.narrow(0, 2, 3).zero_()
+    return copy
+
+
 def _linears() -> Iterator[OpSample]:
     w, v, b = parameter(8, 16), parameter(16, 8), parameter(8)
     both_ranks: dict[str, Callable[[], nn.Module]] = {
@@ -174,6 +181,7 @@ def _linears() -> Iterator[OpSample]:
         "module_no_bias": unary(lambda m, x: m.fc(x), fc=lambda: nn.Linear(16, 8, bias=False)),
         "functional": unary(lambda m, x: F.linear(x, m.w, m.b), w=w, b=b),
         "functional_no_bias": unary(lambda m, x: F.linear(x, m.w), w=w),
+        "zeros_in_bias": unary(lambda m, x: F.linear(x, m.w, _zeros_in_part(m.b)), w=w, b=b),
         "matmul": unary(lambda m, x: torch.matmul(x, m.v), v=v),
         "matmul_bias": unary(lambda m, x: torch.matmul(x, m.v) + m.b, v=v, b=b),
         "bias_matmul": unary(lambda m, x: m.b + torch.matmul(x, m.v), v=v, b=b),
