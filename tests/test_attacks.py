@@ -426,23 +426,26 @@ def test_all_steps_in_every_mode_of_autograd(mode: Callable[[], Any]) -> None:
             assert sqnr(model(images()).detach(), converted(images()).detach()) >= 25.0
 
 
-def test_calibrating_in_threads_sees_all_data() -> None:
-    """Observers may lose an update to a thread, but no run breaks, and one more shows everything."""
+def test_threads_calibrate_copies_that_are_merged() -> None:
     model = script(Plain())
     prepared = jitquant.prepare_jit(model, QCONFIG)
+    copies = [copy.deepcopy(prepared) for _ in range(4)]
 
-    def run() -> None:
+    def run(model: torch.jit.ScriptModule, first: int) -> None:
         with torch.no_grad():
-            for seed in range(10):
-                prepared(images(seed=seed))
+            for seed in range(first, first + 5):
+                model(images(seed=seed))
 
-    threads = [threading.Thread(target=run) for _ in range(4)]
+    threads = [threading.Thread(target=run, args=(each, 5 * i)) for i, each in enumerate(copies)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    prepared(images())
-    assert sqnr(model(images()), jitquant.convert_jit(prepared)(images())) >= 25.0
+    run(prepared, 0)
+    for i in range(1, 4):
+        run(prepared, 5 * i)
+    merged = jitquant.convert_jit(jitquant.merge_calibration(copies))
+    assert torch.equal(merged(images()), jitquant.convert_jit(prepared)(images()))
 
 
 def test_converting_in_threads_gives_the_same_model() -> None:
