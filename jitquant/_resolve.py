@@ -59,6 +59,12 @@ def resolve(
     if mapping.predicate is not None:
         given += [decision.qconfig for decision in decisions]
     if not any(given):
+        if mapping.predicate is not None:
+            raise JitQuantValueError(
+                f"the predicate gave no qconfig for any of {len(ops)} ops, nor does a rule, "
+                "so nothing would be quantized. Without example_inputs op.shapes is None; rules, "
+                "such as set_global, decide where the predicate returns NotImplemented."
+            )
         raise JitQuantValueError(
             "qconfig_dict gives no qconfig, so nothing would be quantized. "
             "Use {'': get_default_qconfig()} for the whole model."

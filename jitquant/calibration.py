@@ -3,7 +3,10 @@
 import copy
 import hashlib
 import itertools
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +46,8 @@ def calibrate(
     """Run a prepared model on samples, without gradients, so that its observers see real values.
 
     Ctrl-C ends the calibration after the batch that runs; what was seen until then stays. Calling
-    it again goes on from there, also on a model that was saved and loaded in between.
+    it again goes on from there, also on a model that was saved and loaded in between. After an
+    error nothing of this call counts.
 
     Args:
         prepared: what `prepare_jit` returned. Its observers change.
@@ -58,12 +62,18 @@ def calibrate(
     Raises:
         JitQuantTypeError: data cannot be iterated, is one tensor or dict, or gives other batches.
         JitQuantValueError: prepared was not prepared; batches is not positive; data is empty; a
-            batch has more elements than forward has arguments.
+            batch has more elements than forward has arguments, or keys that are none of them.
         KeyboardInterrupt: Ctrl-C before the first batch was done.
         Exception: what data or the model raised, with a note that names the batch.
     """
     _check(prepared, data, batches, "calibrate")
-    done = _run(prepared, itertools.islice(data, batches), _length(data, batches), progress)
+    before = _states(prepared)
+    try:
+        done = _run(prepared, itertools.islice(data, batches), _length(data, batches), progress)
+    except Exception:
+        _reset(prepared)
+        _merge(prepared, before)
+        raise
     if done.batches == 0:
         if done.interrupted:
             raise KeyboardInterrupt
@@ -228,9 +238,10 @@ def _run(
         try:
             with torch.no_grad():
                 for batch in data:
-                    _call(model, batch, done, arguments)
-                    done += 1
-                    bar.update()
+                    with _interrupts_afterwards():
+                        _call(model, batch, done, arguments)
+                        done += 1
+                        bar.update()
         except KeyboardInterrupt:
             return Calibration(done, True)
         except Exception as error:
@@ -239,10 +250,38 @@ def _run(
     return Calibration(done, False)
 
 
+@contextmanager
+def _interrupts_afterwards() -> Iterator[None]:
+    """Holds back a Ctrl-C, so that a batch is seen and counted, or neither."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    interrupted = False
+
+    def note(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
 def _call(model: torch.jit.ScriptModule, batch: Any, index: int, arguments: list[str]) -> None:
     if isinstance(batch, Tensor):
         model(batch)
     elif isinstance(batch, Mapping):
+        unknown = [repr(key) for key in batch if key not in arguments]
+        if unknown:
+            raise JitQuantValueError(
+                f"batch {index} has the keys {', '.join(unknown)}, and forward's arguments are "
+                f"{', '.join(arguments)}. Leave out what is no input, such as labels."
+            )
         model(**batch)
     elif isinstance(batch, (tuple, list)):
         if len(batch) > len(arguments):

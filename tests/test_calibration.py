@@ -156,6 +156,36 @@ def test_ctrl_c_ends_it_with_what_was_seen() -> None:
     jitquant.convert_jit(prepared)
 
 
+class Interrupting(tuple[Tensor, ...]):
+    """Arguments that raise SIGINT when they are passed."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().__iter__()
+
+
+def test_ctrl_c_within_a_batch_waits_until_it_is_counted() -> None:
+    prepared = prepare(ResidualNet())
+    batches = images()
+    done = jitquant.calibrate(prepared, [(batches[0],), Interrupting([batches[1]]), (batches[2],)])
+    assert done == jitquant.Calibration(2, interrupted=True)
+    assert seen(prepared) == seen(run_by_hand(prepare(ResidualNet()), batches[:2]))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_nothing_counts_after_an_error() -> None:
+    prepared = prepare(ResidualNet())
+    jitquant.calibrate(prepared, images()[:2])
+    before = seen(prepared)
+    too_many_channels = 1000 * torch.ones(1, 50, 8, 8)
+    with pytest.raises(RuntimeError) as raised:
+        jitquant.calibrate(prepared, [images()[2], too_many_channels])
+    assert "had run 1 batches before" in raised.value.__notes__[0]
+    assert seen(prepared) == before
+    jitquant.calibrate(prepared, images()[2:])
+    assert seen(prepared) == seen(run_by_hand(prepare(ResidualNet()), images()))
+
+
 def test_ctrl_c_before_the_first_batch_is_passed_on() -> None:
     def data() -> Iterator[Tensor]:
         raise KeyboardInterrupt
@@ -200,6 +230,7 @@ def test_calibrate_refuses_what_is_no_data() -> None:
         (3, JitQuantTypeError, "got int"),
         (["no"], JitQuantTypeError, "batch 0 is of type str; expected a tensor"),
         (labelled, JitQuantValueError, r"batch 0 has 2 elements, and forward takes 1 \(x\). Leave"),
+        ([{"x": images()[0], "y": 1}], JitQuantValueError, "batch 0 has the keys 'y', and forward"),
     ):
         wrong: Any = data
         with pytest.raises(error, match=message):
