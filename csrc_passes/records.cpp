@@ -84,20 +84,20 @@ void listOps(Program& program) {
 }
 
 void attachRecords(Program& program) {
-  size_t next = 0;
+  const auto end = program.records.end();
   for (const Method& method : program.methods) {
+    const auto of_method = [&](const OpRecord& record) { return record.method == method.name; };
+    auto next = std::find_if(program.records.begin(), end, of_method);
     for (Node* node : listedNodes(method)) {
-      while (next < program.records.size() && program.records[next].method != method.name) ++next;
-      if (next == program.records.size() ||
-          program.records[next].kind != node->kind().toQualString()) {
+      const bool at_end = next == end || !of_method(*next);
+      if (at_end || next->kind != node->kind().toQualString()) {
         throw UserError("the prepared model's graph was changed after prepare_jit: it now has " +
                         describe(node) + " where prepare_jit saw " +
-                        (next == program.records.size() ? "the end of " + method.name
-                                                        : program.records[next].kind) +
+                        (at_end ? "the end of " + method.name : next->kind) +
                         ". Run prepare_jit again on the float model.");
       }
-      setMark(node, kOpMark, static_cast<int64_t>(next));
-      setModulePath(node, program.records[next].path);
+      setMark(node, kOpMark, next - program.records.begin());
+      setModulePath(node, next->path);
       ++next;
     }
   }

@@ -295,3 +295,38 @@ def test_a_write_of_what_an_op_returned_unchanged_is_seen_by_its_input(
     torch.manual_seed(0)
     _, error = quantized(net(), torch.randn(1, 3, 8, 8))
     assert error >= 25.0
+
+
+class TwoMethods(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3)
+        self.second = nn.Conv2d(16, 4, 3)
+
+    @torch.jit.export
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.relu(self.first(x))
+
+    @torch.jit.export
+    def decode(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(x)
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x))
+
+
+@pytest.mark.parametrize("kept", [["encode", "decode"], ["decode", "encode"]])
+def test_methods_are_kept_in_any_order(kept: list[str]) -> None:
+    torch.manual_seed(0)
+    model = TwoMethods().eval()
+    x = torch.randn(2, 3, 16, 16)
+    prepared: Any = jitquant.prepare_jit(torch.jit.script(model), {"": jitquant.default_qconfig})
+    with torch.no_grad():
+        prepared(x)
+        prepared.decode(prepared.encode(x))
+        int8: Any = jitquant.convert_jit(prepared, preserved_attrs=kept)
+        assert sqnr(model(x), int8(x)) >= 30.0
+        assert sqnr(model(x), int8.decode(int8.encode(x))) >= 30.0
+    methods = {op.method for op in jitquant.coverage(int8).ops if op.int8}
+    assert methods == {"forward", "encode", "decode"}
