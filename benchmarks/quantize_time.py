@@ -135,7 +135,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, default=2, help="processes each (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="a chart (pip install .[plot])")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="a chart (needs .[plot])")
     parser.add_argument("--check", action="store_true", help="fail if a requirement is not met")
     parser.add_argument("--worker", nargs=2, metavar=("TOOL", "MODEL"), help=argparse.SUPPRESS)
     return parser.parse_args()
