@@ -8,6 +8,7 @@
 
 #include "error.h"
 #include "float_ops.h"
+#include "ir_util.h"
 #include "op_table.h"
 #include "pipeline.h"
 #include "targets/engines.h"
@@ -135,6 +136,8 @@ PYBIND11_MODULE(_C, m) {
           py::arg("decisions"), py::arg("qconfigs"), py::arg("shape_recorder"))
       .def("watch", &Preparation::watch, py::arg("shape_recorder"));
 
+  m.attr("OBSERVER_PREFIX") = kObserverPrefix;
+  m.attr("ARGUMENT_RECORDER") = kArgumentRecorder;
   m.attr("LEFT_FLOAT") = kLeftFloat;
   m.attr("NO_RULE") = kNoRule;
   m.def("supported_ops", &supportedOps);

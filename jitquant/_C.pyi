@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import torch
 
+OBSERVER_PREFIX: str
+ARGUMENT_RECORDER: str
 LEFT_FLOAT: int
 NO_RULE: int
 

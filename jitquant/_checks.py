@@ -7,11 +7,9 @@ from collections.abc import Iterable
 import torch
 
 from jitquant import _state
+from jitquant._observed import is_observer_name, weight_observers
 from jitquant.backend import get_backend
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
-
-_OBSERVER_PREFIX = "jitquant_observer_"
-_WEIGHT_OBSERVER_PREFIX = f"{_OBSERVER_PREFIX}weight_"
 
 
 def check_script_module(model: object, function: str) -> torch.jit.ScriptModule:
@@ -63,7 +61,7 @@ def _check_parts(model: torch.jit.ScriptModule, function: str) -> None:
     """Raise if a submodule was prepared, by jitquant or torch.ao, and not converted."""
     for path, module in model.named_modules():
         owner, _, name = path.rpartition(".")
-        if name.startswith(_OBSERVER_PREFIX):
+        if is_observer_name(name):
             raise JitQuantValueError(
                 f"{function}: the submodule {owner!r} was prepared by prepare_jit. Convert it "
                 "first, or put the float model there."
@@ -177,9 +175,8 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 def check_weight_observers(model: torch.jit.ScriptModule, engine: str) -> None:
     """Raise unless `engine`, which may be another than at prepare, can run a prepared model."""
-    for name, observer in model.named_children():
-        if name.startswith(_WEIGHT_OBSERVER_PREFIX):
-            get_backend(engine).check_weight_observer(observer, "convert_jit")
+    for observer in weight_observers(model):
+        get_backend(engine).check_weight_observer(observer, "convert_jit")
 
 
 def method_names(model: torch.jit.ScriptModule) -> list[str]:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from jitquant import _C
+from jitquant._observed import ARGUMENT_RECORDER
 from jitquant.errors import JitQuantError
 
 _DTYPE_OF_CODE = torch.jit.CompilationUnit(
     "def empty(code: int) -> Tensor:\n    return torch.empty([0], dtype=code)\n"
 )
-_RECORDER = "jitquant_observer_arguments"
 _QUANTIZED = (torch.quint8, torch.qint8, torch.qint32)
 
 
@@ -65,7 +65,9 @@ def _arguments(prepared: torch.jit.ScriptModule, inputs: list[_C.InputSeen]) -> 
     """New arguments for forward, since a model may write them; None if one was not seen."""
     generator = torch.Generator().manual_seed(0)
     module = prepared._c
-    seen = module.getattr(_RECORDER).getattr("seen") if module.hasattr(_RECORDER) else None
+    seen = None
+    if module.hasattr(ARGUMENT_RECORDER):
+        seen = module.getattr(ARGUMENT_RECORDER).getattr("seen")
     others = iter(seen or ())
     arguments: list[Any] = []
     types = [argument.type for argument in module._get_method("forward").schema.arguments[1:]]

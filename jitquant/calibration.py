@@ -15,12 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from jitquant import _checks
+from jitquant._observed import activation_observers
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 
 __all__ = ["Calibration", "calibrate", "calibrate_distributed", "merge_calibration"]
-
-_PREFIX = "jitquant_observer_"  # as in csrc_passes/ir_util.h
-_WEIGHT_PREFIX = _PREFIX + "weight_"  # templates, which see nothing before convert_jit
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,7 @@ def calibrate(
     try:
         done = _run(prepared, itertools.islice(data, batches), _length(data, batches), progress)
     except Exception:
-        _reset(prepared)
-        _merge(prepared, before)
+        _restore(prepared, before)
         raise
     if done.batches == 0:
         if done.interrupted:
@@ -180,15 +177,12 @@ def calibrate_distributed(
     if not failures and sum(each[4].batches for each in gathered) == 0:
         failures = ["data gave no batch in any process"]
     if failures and before:
-        _reset(prepared)
-        _merge(prepared, before)
+        _restore(prepared, before)
     if error is not None:
         raise error
     if failures:
         raise JitQuantError(f"calibrate_distributed: {'; '.join(failures)}.")
-    _reset(prepared)
-    for each in [gathered[0][2], *(each[3] for each in gathered)]:
-        _merge(prepared, each)
+    _restore(prepared, gathered[0][2], *(each[3] for each in gathered))
     all_done = [each[4] for each in gathered]
     return Calibration(
         sum(each.batches for each in all_done), any(each.interrupted for each in all_done)
@@ -298,26 +292,25 @@ def _call(model: torch.jit.ScriptModule, batch: Any, index: int, arguments: list
         )
 
 
-def _observers(model: torch.jit.ScriptModule) -> list[Any]:
-    return [
-        module
-        for name, module in model.named_children()
-        if name.startswith(_PREFIX) and not name.startswith(_WEIGHT_PREFIX)
-    ]
-
-
 def _states(model: torch.jit.ScriptModule) -> list[list[Tensor]]:
-    return [observer.state() for observer in _observers(model)]
+    return [observer.state() for observer in activation_observers(model)]
 
 
 def _reset(model: torch.jit.ScriptModule) -> None:
-    for observer in _observers(model):
+    for observer in activation_observers(model):
         observer.reset()
 
 
 def _merge(model: torch.jit.ScriptModule, states: list[list[Tensor]]) -> None:
-    for observer, state in zip(_observers(model), states, strict=True):
+    for observer, state in zip(activation_observers(model), states, strict=True):
         observer.merge_state(state)
+
+
+def _restore(model: torch.jit.ScriptModule, *states: list[list[Tensor]]) -> None:
+    """Let the observers hold what `states` hold, in this order, and nothing else."""
+    _reset(model)
+    for each in states:
+        _merge(model, each)
 
 
 def _fingerprint(model: object, function: str) -> str:
@@ -325,7 +318,7 @@ def _fingerprint(model: object, function: str) -> str:
     checked = _checks.check_script_module(model, function)
     state = _checks.check_prepared(checked, function)
     digest = hashlib.sha256(repr(state.ops).encode())
-    for observer in _observers(checked):
+    for observer in activation_observers(checked):
         qparams = (observer.dtype, str(observer.qscheme), observer.quant_min, observer.quant_max)
         digest.update(repr((observer.original_name, qparams)).encode())
     for name, parameter in checked.named_parameters():

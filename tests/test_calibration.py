@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import jitquant
 from jitquant import JitQuantError, JitQuantTypeError, JitQuantValueError
+from jitquant._observed import activation_observers
 from jitquant.observers import (
     EntropyObserver,
     MovingAverageMinMaxObserver,
@@ -58,11 +59,7 @@ def pairs(count: int = 3) -> list[tuple[Tensor, Tensor]]:
 
 
 def seen(prepared: torch.jit.ScriptModule) -> list[Any]:
-    observers: list[Any] = [
-        module
-        for name, module in prepared.named_children()
-        if name.startswith("jitquant_observer_") and "weight" not in name
-    ]
+    observers = activation_observers(prepared)
     assert observers
     return [[tensor.tolist() for tensor in observer.state()] for observer in observers]
 
@@ -154,6 +151,28 @@ def test_ctrl_c_ends_it_with_what_was_seen() -> None:
     by_hand = run_by_hand(prepare(ResidualNet()), images()[: done.batches])
     assert seen(prepared) == seen(by_hand)
     jitquant.convert_jit(prepared)
+
+
+class TakesANumber(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, times: int) -> Tensor:
+        y: Tensor = self.fc(x) * times
+        return y
+
+
+def test_models_that_take_more_than_tensors() -> None:
+    batches = [(torch.rand(2, 4, generator=torch.Generator().manual_seed(i)), 3) for i in range(4)]
+    whole, first, second = (prepare(TakesANumber()) for _ in range(3))
+    assert jitquant.calibrate(whole, batches).batches == 4
+    jitquant.calibrate(first, batches[:2])
+    jitquant.calibrate(second, batches[2:])
+    merged = jitquant.merge_calibration([first, second])
+    assert seen(merged) == seen(whole)
+    expected = jitquant.convert_jit(whole)(*batches[0])
+    assert torch.equal(jitquant.convert_jit(merged)(*batches[0]), expected)
 
 
 class Interrupting(tuple[Tensor, ...]):
