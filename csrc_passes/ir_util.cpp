@@ -245,6 +245,18 @@ Node* copyOrigin(Node* to, const Node* from) {
   return to;
 }
 
+Value* insertOp(Node* before, c10::Symbol kind, at::ArrayRef<Value*> inputs) {
+  Node* node = before->owningGraph()->create(kind, inputs);
+  return copyOrigin(node, before)->insertBefore(before)->output();
+}
+
+Node* replaceWithOp(Node* old, c10::Symbol kind, at::ArrayRef<Value*> inputs) {
+  Value* value = insertOp(old, kind, inputs);
+  value->copyMetadata(old->output());
+  replaceAndDestroy(old, value);
+  return value->node();
+}
+
 std::set<std::string> assignedPaths(Program& program) {
   std::set<std::string> paths;
   for (Method& method : program.methods) {
@@ -267,6 +279,10 @@ bool isConv(const Node* node) {
 bool isConvTranspose(const Node* node) {
   return node->kind() == c10::aten::conv_transpose1d ||
          node->kind() == c10::aten::conv_transpose2d || node->kind() == c10::aten::conv_transpose3d;
+}
+
+bool isLayer(const Node* node) {
+  return isConv(node) || isConvTranspose(node) || node->kind() == c10::aten::linear;
 }
 
 bool isTensor(const Value* value) { return value->type()->isSubtypeOf(*c10::TensorType::get()); }

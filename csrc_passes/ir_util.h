@@ -70,12 +70,17 @@ bool isLeftFloat(const jit::Node* node);
 
 // Copies source range, callstack, module path and marks.
 jit::Node* copyOrigin(jit::Node* to, const jit::Node* from);
+// A new op of one output before a node, or in place of one whose output's metadata it takes over.
+// Either way it is of that node's origin.
+jit::Value* insertOp(jit::Node* before, c10::Symbol kind, at::ArrayRef<jit::Value*> inputs);
+jit::Node* replaceWithOp(jit::Node* old, c10::Symbol kind, at::ArrayRef<jit::Value*> inputs);
 
 // Paths of the attributes that any kept method sets.
 std::set<std::string> assignedPaths(Program& program);
 
 bool isConv(const jit::Node* node);           // conv1d, conv2d, conv3d
 bool isConvTranspose(const jit::Node* node);  // conv_transpose1d, conv_transpose2d...
+bool isLayer(const jit::Node* node);  // those and linear: weight and bias come second and third
 bool isTensor(const jit::Value* value);
 bool hasOneUse(const jit::Value* value);
 

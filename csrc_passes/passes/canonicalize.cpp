@@ -24,13 +24,7 @@ using jit::Value;
 
 namespace {
 
-Node* replaceWithOp(Node* old, const std::string& kind, const std::vector<Value*>& inputs) {
-  Node* node = old->owningGraph()->create(c10::Symbol::fromQualString(kind), inputs);
-  copyOrigin(node, old)->insertBefore(old);
-  node->output()->copyMetadata(old->output());
-  replaceAndDestroy(old, node->output());
-  return node;
-}
+c10::Symbol symbol(const std::string& kind) { return c10::Symbol::fromQualString(kind); }
 
 // One number for all dimensions becomes one for each, which is what prepacking wants.
 void spreadGeometry(Node* node) {
@@ -68,10 +62,10 @@ void rewriteConvolution(Node* node, const jit::Module& module) {
   const std::string rank = std::to_string(dimensions) + "d";
   const auto in = node->inputs();
   if (*transposed != 0.0) {
-    spreadGeometry(replaceWithOp(node, "aten::conv_transpose" + rank,
+    spreadGeometry(replaceWithOp(node, symbol("aten::conv_transpose" + rank),
                                  {in[0], in[1], in[2], in[3], in[4], in[7], in[8], in[5]}));
   } else {
-    spreadGeometry(replaceWithOp(node, "aten::conv" + rank,
+    spreadGeometry(replaceWithOp(node, symbol("aten::conv" + rank),
                                  {in[0], in[1], in[2], in[3], in[4], in[5], in[8]}));
   }
 }
@@ -99,14 +93,11 @@ void rewriteStringPadding(Node* node, const jit::Module& module) {
   }
   Value* input = node->input(0);
   if (asymmetric) {
-    Node* pad = node->owningGraph()->create(
-        c10::aten::constant_pad_nd,
-        {input, insertConstantBefore(node, extra), insertConstantBefore(node, 0.0)});
-    copyOrigin(pad, node)->insertBefore(node);
-    input = pad->output();
+    input = insertOp(node, c10::aten::constant_pad_nd,
+                     {input, insertConstantBefore(node, extra), insertConstantBefore(node, 0.0)});
   }
   spreadGeometry(
-      replaceWithOp(node, "aten::conv" + std::to_string(rank) + "d",
+      replaceWithOp(node, symbol("aten::conv" + std::to_string(rank) + "d"),
                     {input, node->input(1), node->input(2), node->input(3),
                      insertConstantBefore(node, padding), node->input(5), node->input(6)}));
 }

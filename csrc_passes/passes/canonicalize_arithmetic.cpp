@@ -54,18 +54,6 @@ IValue times(const IValue& number, const IValue& factor) {
   return asDouble(number) * asDouble(factor);
 }
 
-Value* insertOp(Node* before, c10::Symbol kind, const std::vector<Value*>& inputs) {
-  Node* node = before->owningGraph()->create(kind, inputs);
-  copyOrigin(node, before)->insertBefore(before);
-  return node->output();
-}
-
-void replaceWithOp(Node* old, c10::Symbol kind, const std::vector<Value*>& inputs) {
-  Value* value = insertOp(old, kind, inputs);
-  value->copyMetadata(old->output());
-  replaceAndDestroy(old, value);
-}
-
 class Rewriter {
  public:
   explicit Rewriter(Program& program) : program_(program) {}

@@ -76,15 +76,8 @@ void rewrite(Node* node, const jit::Module& module) {
   const auto tensor = constantTensor(matrix, module);
   const auto transposed = transposesMatrix(*equation);
   if (!tensor || tensor->dim() != 2 || constantTensor(x, module) || !transposed) return;
-  jit::Graph& graph = *node->owningGraph();
-  if (*transposed) {
-    Node* turn = graph.create(c10::aten::t, {matrix});
-    matrix = copyOrigin(turn, node)->insertBefore(node)->output();
-  }
-  Node* product = graph.create(c10::aten::matmul, {x, matrix});
-  copyOrigin(product, node)->insertBefore(node);
-  product->output()->copyMetadata(node->output());
-  replaceAndDestroy(node, product->output());
+  if (*transposed) matrix = insertOp(node, c10::aten::t, {matrix});
+  replaceWithOp(node, c10::aten::matmul, {x, matrix});
 }
 
 }  // namespace

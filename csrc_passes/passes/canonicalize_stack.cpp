@@ -24,19 +24,14 @@ namespace {
 void rewrite(Node* stack) {
   Node* list = stack->input(0)->node();
   if (list->kind() != c10::prim::ListConstruct || !hasOneUse(list->output())) return;
-  jit::Graph& graph = *stack->owningGraph();
   std::vector<Value*> elements;
   for (Value* element : list->inputs()) {
-    Node* unsqueeze = graph.create(c10::aten::unsqueeze, {element, stack->input(1)});
-    elements.push_back(copyOrigin(unsqueeze, stack)->insertBefore(stack)->output());
+    elements.push_back(insertOp(stack, c10::aten::unsqueeze, {element, stack->input(1)}));
   }
-  Node* unsqueezed = graph.create(c10::prim::ListConstruct, elements);
+  Node* unsqueezed = stack->owningGraph()->create(c10::prim::ListConstruct, elements);
   copyOrigin(unsqueezed, list)->insertBefore(stack);
   unsqueezed->output()->setType(c10::ListType::ofTensors());
-  Node* cat = graph.create(c10::aten::cat, {unsqueezed->output(), stack->input(1)});
-  copyOrigin(cat, stack)->insertBefore(stack);
-  cat->output()->copyMetadata(stack->output());
-  replaceAndDestroy(stack, cat->output());
+  replaceWithOp(stack, c10::aten::cat, {unsqueezed->output(), stack->input(1)});
 }
 
 }  // namespace

@@ -55,10 +55,6 @@ Identity identityOf(const Value* value, const jit::Module& module) {
   return {value, ""};
 }
 
-bool isFoldable(const Node* node) {
-  return isConv(node) || isConvTranspose(node) || node->kind() == c10::aten::linear;
-}
-
 bool readsOnlyShape(const Node* node) {
   const OpRow* row = findRow(node);
   return row != nullptr && row->role == Role::kMetadata;
@@ -240,7 +236,7 @@ void foldConvBn(Program& program) {
         auto& all = readers[identityOf(node->output(), program.module)];
         all.insert(all.end(), uses.begin(), uses.end());
       }
-      if (!isFoldable(node)) continue;
+      if (!isLayer(node)) continue;
       const Identity weight = identityOf(node->input(1), program.module);
       const auto [found, is_new] = group_of.emplace(weight, groups.size());
       if (is_new) groups.push_back({weight, {}, {}});

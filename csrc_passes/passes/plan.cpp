@@ -124,9 +124,7 @@ class Planner {
   bool followsFloatConvolution(const Node* node) const {
     if (node->kind() != c10::aten::batch_norm) return false;
     const Node* layer = node->input(0)->node();
-    const bool is_layer =
-        isConv(layer) || isConvTranspose(layer) || layer->kind() == c10::aten::linear;
-    return is_layer && hasOneUse(layer->output()) && record(layer).qconfig < 0;
+    return isLayer(layer) && hasOneUse(layer->output()) && record(layer).qconfig < 0;
   }
 
   // Whether a float value, such as a mask of -inf, is added to what only a softmax reads.

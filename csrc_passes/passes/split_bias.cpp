@@ -21,22 +21,17 @@ using jit::Value;
 
 namespace {
 
-bool isLayer(const Node* node) {
-  return node->kind() == c10::aten::linear || isConv(node) || isConvTranspose(node);
-}
-
 void split(Node* layer, const at::Tensor& weight) {
   Value* bias = layer->input(2);
-  jit::Graph& graph = *layer->owningGraph();
   // The channels of a convolution come before its spatial dimensions.
   std::vector<int64_t> shape(layer->kind() == c10::aten::linear ? 1 : weight.dim() - 1, 1);
   shape[0] = -1;
   if (shape.size() > 1) {
-    Node* view = graph.create(c10::aten::view, {bias, insertConstantBefore(layer, shape)});
-    bias = copyOrigin(view, layer)->insertBefore(layer)->output();
+    bias = insertOp(layer, c10::aten::view, {bias, insertConstantBefore(layer, shape)});
   }
   layer->replaceInput(2, insertConstantBefore(layer, at::IValue()));
-  Node* add = graph.create(c10::aten::add, {layer->output(), bias, insertConstantBefore(layer, 1)});
+  Node* add = layer->owningGraph()->create(c10::aten::add,
+                                           {layer->output(), bias, insertConstantBefore(layer, 1)});
   copyOrigin(add, layer)->insertAfter(layer);
   add->output()->copyMetadata(layer->output());
   layer->output()->replaceAllUsesAfterNodeWith(add, add->output());

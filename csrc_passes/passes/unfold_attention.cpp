@@ -100,8 +100,7 @@ class Unfolder {
 
  private:
   Value* op(const char* kind, const std::vector<Value*>& inputs) {
-    Node* node = fused_->owningGraph()->create(c10::Symbol::fromQualString(kind), inputs);
-    return copyOrigin(node, fused_)->insertBefore(fused_)->output();
+    return insertOp(fused_, c10::Symbol::fromQualString(kind), inputs);
   }
   Value* constant(const IValue& value) { return insertConstantBefore(fused_, value); }
   Value* number(int64_t value) { return constant(value); }
