@@ -338,12 +338,12 @@ class _PerTensorObserver(Observer):
 
     def __init__(
         self,
-        dtype: torch.dtype,
-        qscheme: torch.qscheme,
-        reduce_range: bool,
-        quant_min: int | None,
-        quant_max: int | None,
-        eps: float,
+        dtype: torch.dtype = torch.quint8,
+        qscheme: torch.qscheme = torch.per_tensor_affine,
+        reduce_range: bool = False,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        eps: float = FLOAT32_EPS,
     ) -> None:
         super().__init__(
             dtype, qscheme, reduce_range, quant_min, quant_max, eps, -1, qschemes=_PER_TENSOR

@@ -23,8 +23,6 @@ class PercentileObserver(_CountingObserver):
         JitQuantTypeError, JitQuantValueError: see `Observer`.
     """
 
-    histogram: Tensor
-
     def __init__(
         self,
         percentile: float = 99.99,
@@ -93,20 +91,6 @@ class EntropyObserver(_CountingObserver):
     Raises:
         JitQuantTypeError, JitQuantValueError: see `Observer`.
     """
-
-    histogram: Tensor
-
-    def __init__(
-        self,
-        bins: int = 2048,
-        dtype: torch.dtype = torch.quint8,
-        qscheme: torch.qscheme = torch.per_tensor_affine,
-        reduce_range: bool = False,
-        quant_min: int | None = None,
-        quant_max: int | None = None,
-        eps: float = FLOAT32_EPS,
-    ) -> None:
-        super().__init__(bins, dtype, qscheme, reduce_range, quant_min, quant_max, eps)
 
     def _choose(self, full_low: Tensor, full_high: Tensor) -> tuple[Tensor, Tensor]:
         edges, counts = self._counted()

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from jitquant.errors import JitQuantTypeError, JitQuantValueError
-from jitquant.observers._base import (
-    _is_int,
-    _PerTensorObserver,
-)
+from jitquant.observers._base import FLOAT32_EPS, _is_int, _PerTensorObserver
 
 _MIN_BINS = 256
 _MAX_BINS = 16384
@@ -29,13 +26,13 @@ class _CountingObserver(_PerTensorObserver):
 
     def __init__(
         self,
-        bins: int,
-        dtype: torch.dtype,
-        qscheme: torch.qscheme,
-        reduce_range: bool,
-        quant_min: int | None,
-        quant_max: int | None,
-        eps: float,
+        bins: int = 2048,
+        dtype: torch.dtype = torch.quint8,
+        qscheme: torch.qscheme = torch.per_tensor_affine,
+        reduce_range: bool = False,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        eps: float = FLOAT32_EPS,
     ) -> None:
         super().__init__(dtype, qscheme, reduce_range, quant_min, quant_max, eps)
         name = type(self).__name__

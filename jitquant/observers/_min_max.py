@@ -22,17 +22,6 @@ class MinMaxObserver(_PerTensorObserver):
         JitQuantTypeError, JitQuantValueError: see `Observer`.
     """
 
-    def __init__(
-        self,
-        dtype: torch.dtype = torch.quint8,
-        qscheme: torch.qscheme = torch.per_tensor_affine,
-        reduce_range: bool = False,
-        quant_min: int | None = None,
-        quant_max: int | None = None,
-        eps: float = FLOAT32_EPS,
-    ) -> None:
-        super().__init__(dtype, qscheme, reduce_range, quant_min, quant_max, eps)
-
     @torch.jit.export
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Return scale (1,) float32 and zero_point (1,) int64; RuntimeError if there is no data."""
