@@ -37,6 +37,7 @@ from benchmarks.compare_upstream import MODELS, OPTIONS, Quantizer, ours, torch_
 from benchmarks.report import (
     first_line,
     number,
+    parse_with_models,
     print_environment,
     silence_warnings,
     write_json,
@@ -109,11 +110,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("models", nargs="*", default=MODELS, help=f"default: {' '.join(MODELS)}")
     parser.add_argument("--runs", type=int, default=30, help="runs of each variant (default: 30)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
-    arguments = parser.parse_args()
-    unknown = sorted(set(arguments.models) - set(torchvision.models.list_models()))
-    if unknown:
-        parser.error(f"torchvision has no model {', '.join(unknown)}")
-    return arguments
+    return parse_with_models(parser)
 
 
 def measure(name: str, form: str, runs: int) -> Result:

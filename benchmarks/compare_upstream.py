@@ -30,6 +30,7 @@ import jitquant
 from benchmarks.report import (
     first_line,
     number,
+    parse_with_models,
     print_environment,
     silence_warnings,
     write_json,
@@ -98,11 +99,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default: 1)")
     parser.add_argument("--runs", type=int, default=30, help="runs of each variant (default: 30)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
-    arguments = parser.parse_args()
-    unknown = sorted(set(arguments.models) - set(torchvision.models.list_models()))
-    if unknown:
-        parser.error(f"torchvision has no model {', '.join(unknown)}")
-    return arguments
+    return parse_with_models(parser)
 
 
 def compare(name: str, runs: int) -> list[Result]:

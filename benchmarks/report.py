@@ -1,5 +1,6 @@
 """How the benchmarks describe the machine, and show and write what they measured."""
 
+import argparse
 import datetime
 import json
 import math
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 
 from tutorials.measure import silence_torch_deprecations
 
@@ -25,6 +27,15 @@ def silence_warnings() -> None:
         r"The \.grad attribute of a Tensor that is not a leaf",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def parse_with_models(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments; an error for names in `models` that torchvision does not have."""
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.models) - set(torchvision.models.list_models()))
+    if unknown:
+        parser.error(f"torchvision has no model {', '.join(unknown)}")
+    return arguments
 
 
 def describe_environment() -> dict[str, str]:

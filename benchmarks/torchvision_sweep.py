@@ -38,7 +38,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # runs from any folder
 
 import jitquant
-from benchmarks.report import first_line, number, write_json
+from benchmarks.report import first_line, number, parse_with_models, write_json
 from tutorials.measure import silence_torch_deprecations, sqnr_db
 from tutorials.timing import timed
 
@@ -124,11 +124,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=64, help="of images, in pixels (default: 64)")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
-    arguments = parser.parse_args()
-    unknown = sorted(set(arguments.models) - set(torchvision.models.list_models()))
-    if unknown:
-        parser.error(f"torchvision has no model {', '.join(unknown)}")
-    return arguments
+    return parse_with_models(parser)
 
 
 def default_models() -> list[str]:
