@@ -171,3 +171,11 @@ def test_batch_that_is_not_finite_leaves_the_counts_alone() -> None:
 def test_more_values_than_a_float32_can_count() -> None:
     observer = observed(torch.tensor([0.0, 1.0]), torch.tensor(0.5).expand(2**24 + 10), bins=256)
     assert int(observer.histogram.sum()) == 2**24 + 11
+
+
+@pytest.mark.parametrize("place", [0, 7, 15, 16, 1030, 1999])
+def test_nan_is_found_wherever_it_is(place: int) -> None:
+    x = torch.ones(2000)
+    x[place] = math.nan
+    low, high, nan, inf = torch.ops.jitquant.min_max(x)
+    assert (float(low), float(high), nan, inf) == (1.0, 1.0, True, False)

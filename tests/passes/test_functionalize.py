@@ -62,6 +62,41 @@ def test_ops_on_fresh_values_become_functional() -> None:
     ]
 
 
+class WritesBehindDropout(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.dropout(self.linear(x))
+        y += x
+        return y
+
+
+def test_dropout_in_eval_mode_hides_no_fresh_value() -> None:
+    model = scripted(WritesBehindDropout())
+    change = before_and_after("functionalize", model)
+    assert_change(
+        change,
+        before="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::linear(%x, self.linear.weight, self.linear.bias)
+              %1 : Tensor = aten::dropout(%0, 0.5, False)
+              %2 : Tensor = aten::add_(%1, %x, 1)
+              return (%2)
+        """,
+        after="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::linear(%x, self.linear.weight, self.linear.bias)
+              %1 : Tensor = aten::add(%0, %x, 1)
+              return (%1)
+        """,
+    )
+    assert_same_output(change.model, model, sample(1, 2))
+    assert reasons(change.model) == [("aten::linear", "int8"), ("aten::add", "int8")]
+
+
 class WritesAliased(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -76,3 +76,33 @@ def test_other_qparams_are_quantized_again() -> None:
         """,
     )
     assert_same_output(change.model, model, sample(1, 2), atol=0.15)
+
+
+class ClampedInput(QuantizedInput):
+    """The two bounds look like qparams, and are those of the linear layer's input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = torch.quantize_per_tensor(x, self.scale, self.zero_point, torch.quint8)
+        y: Tensor = self.linear(torch.ops.quantized.clamp(q, 0.0625, 128).dequantize())
+        return y
+
+
+def test_bounds_of_a_clamp_are_no_qparams() -> None:
+    model = scripted(ClampedInput(100))
+    change = before_and_after("fuse", model, sample(1, 2))
+    assert_unchanged(
+        change,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 100, 13)
+              %1 : Tensor = quantized::clamp(%0, 0.0625, 128)
+              %2 : Tensor = aten::dequantize(%1)
+              %3 : Tensor = aten::quantize_per_tensor(%2, 0.0625, 128, 13)
+              %4 : Tensor = aten::quantize_per_tensor(self.linear.weight, 0.03125, 0, 12)
+              %5 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(%4, self.linear.bias)
+              %6 : Tensor = quantized::linear(%3, %5, 0.0625, 128)
+              %7 : Tensor = aten::dequantize(%6)
+              return (%7)
+        """,
+    )
+    assert_same_output(change.model, model, sample(1, 2), atol=0.15)

@@ -217,3 +217,72 @@ def test_qconfig_none_is_not_lowered(skipped: str) -> None:
     converted = before_and_after("lower", model, X, qconfig_dict={"": FIXED, path: None}).model
     assert reasons(converted)[0] == ("aten::conv2d", "its qconfig is None")
     assert reasons(converted)[2] == ("aten::conv2d", "quantized::conv2d_relu")
+
+
+class AddsToTheSmaller(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(2, 2)
+        self.all = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.one(x[:1]) + self.all(x)
+        return y
+
+
+def test_the_larger_operand_comes_first() -> None:
+    model = scripted(AddsToTheSmaller())
+    change = before_and_after("lower", model, sample(3, 2))
+    assert_change(
+        change,
+        before="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
+              %1 : Tensor = aten::dequantize(%0)
+              %2 : Tensor = aten::slice(%0, 0, None, 1, 1)
+              %3 : Tensor = aten::slice(%1, 0, None, 1, 1)
+              %4 : Tensor = aten::dequantize(%2)
+              %5 : Tensor = aten::quantize_per_tensor(self.one.weight, 0.03125, 0, 12)
+              %6 : Tensor = aten::dequantize(%5)
+              %7 : Tensor = aten::linear(%4, %6, self.one.bias)
+              %8 : Tensor = aten::quantize_per_tensor(%7, 0.0625, 128, 13)
+              %9 : Tensor = aten::dequantize(%8)
+              %10 : Tensor = aten::quantize_per_tensor(self.all.weight, 0.03125, 0, 12)
+              %11 : Tensor = aten::dequantize(%10)
+              %12 : Tensor = aten::linear(%1, %11, self.all.bias)
+              %13 : Tensor = aten::quantize_per_tensor(%12, 0.0625, 128, 13)
+              %14 : Tensor = aten::dequantize(%13)
+              %15 : Tensor = aten::add(%9, %14, 1)
+              %16 : Tensor = aten::quantize_per_tensor(%15, 0.0625, 128, 13)
+              %17 : Tensor = aten::dequantize(%16)
+              return (%17)
+        """,
+        after="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
+              %1 : Tensor = aten::dequantize(%0)
+              %2 : Tensor = aten::slice(%0, 0, None, 1, 1)
+              %3 : Tensor = aten::slice(%1, 0, None, 1, 1)
+              %4 : Tensor = aten::dequantize(%2)
+              %5 : Tensor = aten::quantize_per_tensor(self.one.weight, 0.03125, 0, 12)
+              %6 : Tensor = aten::dequantize(%5)
+              %7 : Tensor = aten::linear(%4, %6, self.one.bias)
+              %8 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(%5, self.one.bias)
+              %9 : Tensor = quantized::linear(%2, %8, 0.0625, 128)
+              %10 : Tensor = aten::quantize_per_tensor(%7, 0.0625, 128, 13)
+              %11 : Tensor = aten::dequantize(%9)
+              %12 : Tensor = aten::quantize_per_tensor(self.all.weight, 0.03125, 0, 12)
+              %13 : Tensor = aten::dequantize(%12)
+              %14 : Tensor = aten::linear(%1, %13, self.all.bias)
+              %15 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(%12, self.all.bias)
+              %16 : Tensor = quantized::linear(%0, %15, 0.0625, 128)
+              %17 : Tensor = aten::quantize_per_tensor(%14, 0.0625, 128, 13)
+              %18 : Tensor = aten::dequantize(%16)
+              %19 : Tensor = aten::add(%11, %18, 1)
+              %20 : Tensor = quantized::add(%16, %9, 0.0625, 128)
+              %21 : Tensor = aten::quantize_per_tensor(%19, 0.0625, 128, 13)
+              %22 : Tensor = aten::dequantize(%20)
+              return (%22)
+        """,
+    )
+    assert_same_output(change.model, model, sample(3, 2), atol=0.15)
