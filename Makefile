@@ -10,7 +10,7 @@ EXTENSION := jitquant/_build_info.py
 
 # Folders are listed too: their time changes when a file is added or removed.
 CXX_INPUTS := $(shell find csrc_passes -type d -o -name '*.cpp' -o -name '*.h')
-CXX_FILES = $(shell find csrc_passes tests/cpp -name '*.cpp' -o -name '*.h')
+CXX_FILES = $(shell find csrc_passes tests/cpp benchmarks -name '*.cpp' -o -name '*.h')
 
 # ninja has to be on PATH for torch to find it.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torchvision
+from tabulate import tabulate
 
 from tutorials.measure import silence_torch_deprecations
 
@@ -77,6 +78,14 @@ def write_json(path: Path, results: Sequence[Any]) -> None:
 def number(value: float | None, form: str) -> str:
     """`value` in the format `form`, "-" if there is none or it is no number."""
     return "-" if value is None or math.isnan(value) else format(value, form)
+
+
+def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table for documents: the first `left` columns are texts, the others numbers."""
+    columns = ["left"] * left + ["right"] * (len(headers) - left)
+    return str(
+        tabulate(rows, headers=headers, colalign=columns, tablefmt="github", disable_numparse=True)
+    )
 
 
 def first_line(error: BaseException) -> str:

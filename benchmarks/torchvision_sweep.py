@@ -20,7 +20,6 @@ classification model has less than 99 % of its multiply-accumulates in int8.
 """
 
 import argparse
-import functools
 import io
 import sys
 import warnings
@@ -33,11 +32,11 @@ import torch
 import torchvision
 from tabulate import tabulate
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # runs from any folder
 
 import jitquant
+from benchmarks.macs import macs_by_module
 from benchmarks.report import first_line, number, parse_with_models, write_json
 from tutorials.measure import silence_torch_deprecations, sqnr_db
 from tutorials.timing import timed
@@ -269,54 +268,6 @@ def reload(model: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     file.seek(0)
     loaded: torch.jit.ScriptModule = torch.jit.load(file)
     return loaded
-
-
-class MacCounter(TorchDispatchMode):
-    """Multiply-accumulates of convolutions and linear layers in the order that they run.
-
-    Attributes:
-        counted: by path of the module that calls the layer's function.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.counted: dict[str, list[int]] = {}
-        self.paths: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.convolution.default:
-            x, weight, transposed = args[0], args[1], args[6]
-            self.count((x if transposed else output).numel() * weight[0].numel())
-        elif func is torch.ops.aten.addmm.default:
-            self.count(output.numel() * args[1].shape[1])
-        elif func is torch.ops.aten.mm.default:
-            self.count(output.numel() * args[0].shape[1])
-        return output
-
-    def count(self, macs: int) -> None:
-        self.counted.setdefault(self.paths[-1], []).append(macs)
-
-
-def macs_by_module(model: nn.Module, sample: Any) -> dict[str, list[int]]:
-    """Multiply-accumulates of each convolution and linear layer that runs, by module path."""
-    counter = MacCounter()
-    handles = []
-    for path, module in model.named_modules():
-        enter = functools.partial(_enter, counter.paths, path)
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(lambda *_: counter.paths.pop() and None))
-    with counter:
-        model(sample)
-    for handle in handles:
-        handle.remove()
-    return counter.counted
-
-
-def _enter(paths: list[str], path: str, *_: Any) -> None:
-    paths.append(path)
 
 
 def int8_part(model: nn.Module, sample: Any, ops: Iterable[jitquant.OpCoverage]) -> float:
