@@ -109,6 +109,7 @@ def _weight(func: Any, op: str, args: tuple[Any, ...]) -> Tensor | None:
     elif func is torch.ops.aten.mm.default:
         weight = args[1].t()
     elif INT8_LAYER.match(op):
+        packed: Any
         (packed,) = [of for of in args if isinstance(of, torch.ScriptObject)]
         weight = packed.unpack()[0]
     else:

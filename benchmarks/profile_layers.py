@@ -173,7 +173,7 @@ def make_layer(op: str, made_of: Sequence[Call], ms: float) -> Layer:
         op=op,
         module="",
         kind=op if not weighted else kind_of(weighted[0]),
-        input=call and call.input,
+        input=call.input if call else None,
         output=made_of[-1].output if made_of else None,
         weight=weighted[0].weight if weighted else None,
         macs=sum(of.macs for of in weighted),
