@@ -180,10 +180,23 @@ def check_weight_observers(model: torch.jit.ScriptModule, engine: str) -> None:
 
 
 def method_names(model: torch.jit.ScriptModule) -> list[str]:
-    """All methods but those that serialization calls, forward first."""
-    names = model._c._method_names()
-    others = sorted(name for name in names if name != "forward" and not name.startswith("__"))
-    return ["forward", *others]
+    """The methods that a user calls, forward first.
+
+    Not those that serialization calls, and none whose name begins with an underscore and which
+    another method calls: that one has it inlined.
+    """
+    names = [name for name in model._c._method_names() if not name.startswith("__")]
+    called = {name for caller in names for name in _own_calls(model, caller) if name != caller}
+    others = sorted(name for name in names if name not in called or not name.startswith("_"))
+    return ["forward", *(name for name in others if name != "forward")]
+
+
+def _own_calls(model: torch.jit.ScriptModule, caller: str) -> list[str]:
+    """Which methods of the same module a method calls."""
+    graph = model._c._get_method(caller).graph
+    itself = next(iter(graph.inputs())).debugName()
+    calls = graph.findAllNodes("prim::CallMethod", recurse=True)
+    return [call.s("name") for call in calls if call.inputsAt(0).debugName() == itself]
 
 
 def as_model(module: torch._C.ScriptModule) -> torch.jit.ScriptModule:

@@ -1,5 +1,6 @@
 """From a model and its configuration to one decision for each op."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def decide(
     ops = preparation.ops
     shapes: Sequence[Shapes | None] = [None] * len(ops)
     if mapping.example_inputs is not None:
-        shapes = _shapes(model, mapping.example_inputs)
+        shapes = _as_in_forward(ops, _shapes(model, mapping.example_inputs))
     types = module_types(model)
     return resolve(mapping, op_infos(ops, types, shapes), types, preparation.written)
 
@@ -62,6 +63,23 @@ def _shapes(model: torch.jit.ScriptModule, arguments: tuple[Any, ...]) -> list[S
             f"the model cannot run on example_inputs: {str(error).strip().splitlines()[-1]}"
         ) from error
     return [_seen(runnable, names) for names in watched.observers]
+
+
+def _as_in_forward(
+    ops: Sequence[_C.ConfiguredOp], shapes: Sequence[Shapes | None]
+) -> list[Shapes | None]:
+    """An op of a method that forward calls has the shapes that it has in forward, inlined there."""
+    known: dict[tuple[str | int, ...], Shapes] = {}
+    count: Counter[tuple[str, ...]] = Counter()
+    result = []
+    for op, seen in zip(ops, shapes, strict=True):
+        place = (op.path, op.kind, op.source)
+        key = (*place, count[op.method, *place])
+        count[op.method, *place] += 1
+        if op.method == "forward" and seen is not None:
+            known[key] = seen
+        result.append(seen if seen is not None or not op.source else known.get(key))
+    return result
 
 
 def _seen(model: torch.jit.ScriptModule, recorders: list[str]) -> Shapes | None:

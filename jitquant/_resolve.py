@@ -14,7 +14,7 @@ from jitquant.qconfig import QConfig, check_qconfig
 if TYPE_CHECKING:
     from jitquant.mapping import QConfigMapping, Rule
 
-__all__ = ["Decision", "resolve"]
+__all__ = ["Decision", "check_any_qconfig", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -47,29 +47,37 @@ def resolve(
         written: all kinds of ops in the user's code, also of ops that are gone.
 
     Raises:
-        JitQuantValueError: a rule matches nothing, no rule has a qconfig, or the predicate gave a
-            qconfig that no engine can run.
+        JitQuantValueError: a rule matches nothing, or the predicate gave a qconfig that no engine
+            can run.
         JitQuantTypeError: the predicate gave something else.
         JitQuantError: the predicate raised.
     """
     rules = _Rules(mapping, types)
     rules.check(ops, written)
-    decisions = [rules.decide(op) for op in ops]
+    return [rules.decide(op) for op in ops]
+
+
+def check_any_qconfig(mapping: "QConfigMapping", decisions: Sequence[Decision]) -> None:
+    """Raise if the mapping quantizes nothing.
+
+    Raises:
+        JitQuantValueError: no rule has a qconfig, and the predicate gave none.
+    """
     given = [rule.qconfig for rule in mapping.rules]
     if mapping.predicate is not None:
         given += [decision.qconfig for decision in decisions]
-    if not any(given):
-        if mapping.predicate is not None:
-            raise JitQuantValueError(
-                f"the predicate gave no qconfig for any of {len(ops)} ops, nor does a rule, "
-                "so nothing would be quantized. Without example_inputs op.shapes is None; rules, "
-                "such as set_global, decide where the predicate returns NotImplemented."
-            )
+    if any(given):
+        return
+    if mapping.predicate is not None:
         raise JitQuantValueError(
-            "qconfig_dict gives no qconfig, so nothing would be quantized. "
-            "Use {'': get_default_qconfig()} for the whole model."
+            f"the predicate gave no qconfig for any of {len(decisions)} ops, nor does a rule, "
+            "so nothing would be quantized. Without example_inputs op.shapes is None; rules, "
+            "such as set_global, decide where the predicate returns NotImplemented."
         )
-    return decisions
+    raise JitQuantValueError(
+        "qconfig_dict gives no qconfig, so nothing would be quantized. "
+        "Use {'': get_default_qconfig()} for the whole model."
+    )
 
 
 class _Rules:

@@ -24,8 +24,6 @@ NO_RULE = "no rule matches"
 class Explanation:
     """The decision on each op of a float model, in graph order; prints as a table.
 
-    The table leaves out methods whose names begin with an underscore, which are parts of others.
-
     Attributes:
         decisions: one for each op that computes tensors, before BatchNorm and padding are folded.
     """
@@ -40,8 +38,7 @@ class Explanation:
 
     def __str__(self) -> str:
         numbers = {qconfig: f"#{index}" for index, qconfig in enumerate(self.qconfigs, 1)}
-        shown = [each for each in self.decisions if not each.op.method.startswith("_")]
-        rows = [_row(decision, numbers) for decision in shown]
+        rows = [_row(decision, numbers) for decision in self.decisions]
         headers = ("method", "module", "op", "index", "qconfig", "decided by", "source")
         table = tabulate(rows, headers=headers, disable_numparse=True)
         legend = [

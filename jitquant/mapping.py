@@ -201,7 +201,7 @@ class QConfigMapping:
             model: what `prepare_jit` takes. It is not changed.
 
         Raises:
-            JitQuantError: see `prepare_jit`.
+            JitQuantError: see `prepare_jit`; but a mapping that quantizes nothing is no error.
         """
         return explain(self, model)
 

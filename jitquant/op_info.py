@@ -23,8 +23,8 @@ class OpInfo:
         index: how many ops of this kind come before it in its module.
         ordinal: how many ops of this kind come before it in its method.
         shapes: for each tensor that it reads, without weights, the first shape seen with
-            `example_inputs`. None without example_inputs, or if with them one of the tensors
-            was not computed.
+            `example_inputs`. None without example_inputs, or if with them forward did not
+            compute one of the tensors. In a method that forward calls it is what forward saw.
         positions: (module path, type) to index, for all types that the op has.
     """
 

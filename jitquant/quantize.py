@@ -8,7 +8,7 @@ import torch
 
 from jitquant import _C, _checks, _state, _trial_run
 from jitquant._configure import decide, shape_recorder
-from jitquant._resolve import Decision
+from jitquant._resolve import Decision, check_any_qconfig
 from jitquant._version import __version__
 from jitquant.backend import activation_bits_of, get_backend
 from jitquant.errors import DroppedWarning
@@ -144,6 +144,7 @@ def _prepare(
     engine = _checks.check_engine()
     preparation = _C.Preparation(model._c, _checks.method_names(model), trace)
     decisions = decide(model, mapping, preparation)
+    check_any_qconfig(mapping, decisions)
     distinct = list(dict.fromkeys(each.qconfig for each in decisions if each.qconfig is not None))
     bits = _check_backend(engine, decisions)
     result = preparation.finish(
@@ -181,8 +182,6 @@ def _convert(
 
 
 def _warn_of_dropped(methods: list[str], attributes: list[str]) -> None:
-    """Methods with an underscore are parts of other methods, which have them inlined."""
-    methods = [name for name in methods if not name.startswith("_")]
     kinds = (("the methods", methods), ("the attributes", attributes))
     dropped = [f"{kind} {', '.join(map(repr, names))}" for kind, names in kinds if names]
     if dropped:

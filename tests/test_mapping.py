@@ -589,19 +589,74 @@ def test_explanation_is_a_table() -> None:
     assert text.splitlines()[-1].startswith("#1: activation MinMaxObserver")
 
 
-def test_explanation_prints_each_op_once() -> None:
-    """A method with an underscore is part of another one, which has it inlined."""
+class Parts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
 
-    class Parts(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return self._part(x)
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.head(x.unsqueeze(0) * 2.0))
 
-        def _part(self, x: Tensor) -> Tensor:
-            return torch.relu(x)
+    def head(self, x: Tensor) -> Tensor:
+        return self._part(x) + self._part(x)
 
-    explanation = GLOBAL.explain(scripted(Parts()))
-    assert [each.op.method for each in explanation.decisions] == ["forward", "_part"]
-    assert str(explanation).count("aten::relu") == 1
+    def _part(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(x)
+        return y
+
+    @torch.jit.export
+    def _alone(self, x: Tensor) -> Tensor:
+        return torch.relu(x)
+
+
+def test_a_part_of_a_method_is_no_method_of_its_own() -> None:
+    """It has an underscore, and another method has it inlined."""
+    model = scripted(Parts())
+    prepared = jitquant.prepare_jit(model, GLOBAL)
+    assert sorted(prepared._c._method_names()) == ["_alone", "forward", "head"]
+    linears = [op.method for op in jitquant.coverage(prepared).ops if op.op == "aten::linear"]
+    assert linears == ["forward", "forward", "head", "head"]
+    explained = GLOBAL.explain(model).decisions
+    assert {each.op.method for each in explained} == {"_alone", "forward", "head"}
+    fused = jitquant.fuse_conv_bn_jit(model)
+    assert sorted(fused._c._method_names()) == ["_alone", "forward", "head"]
+    prepared(X)
+    with pytest.warns(jitquant.DroppedWarning, match="the methods '_alone', 'head' of the"):
+        jitquant.convert_jit(prepared)
+
+
+def test_an_op_has_the_shapes_that_it_has_in_forward() -> None:
+    """Also in a method that forward calls; but not in one that it does not call."""
+    explained = GLOBAL.set_predicate(lambda op: A, X).explain(scripted(Parts())).decisions
+    shapes = {(op.method, op.kind): op.shapes for op in (each.op for each in explained)}
+    assert shapes == {
+        ("forward", "aten::unsqueeze"): ((2, 8),),
+        ("forward", "aten::mul"): ((1, 2, 8),),
+        ("forward", "aten::linear"): ((1, 2, 8),),
+        ("forward", "aten::add"): ((1, 2, 8), (1, 2, 8)),
+        ("forward", "aten::relu"): ((1, 2, 8),),
+        ("head", "aten::linear"): ((1, 2, 8),),
+        ("head", "aten::add"): ((1, 2, 8), (1, 2, 8)),
+        ("_alone", "aten::relu"): None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("mapping", "rule"),
+    [
+        (QConfigMapping(), "no rule matches"),
+        (QConfigMapping().set_global(None), "global"),
+        (QConfigMapping().set_predicate(lambda op: None), "predicate"),
+    ],
+    ids=["no rules", "global None", "predicate None"],
+)
+def test_what_quantizes_nothing_is_explained(mapping: QConfigMapping, rule: str) -> None:
+    model = scripted(Net())
+    lines = str(mapping.explain(model)).splitlines()
+    linear = next(line for line in lines if "aten::linear" in line)
+    assert re.split(r"\s{2,}", linear)[4:6] == ["float", rule]
+    with pytest.raises(JitQuantValueError, match="so nothing would be quantized"):
+        jitquant.prepare_jit(model, mapping)
 
 
 def test_explain_takes_what_prepare_takes() -> None:
