@@ -61,6 +61,7 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
   pipeline.run("note_origins", {"flatten"}, noteOrigins);
   pipeline.run("undo_mkldnn", {"note_origins"}, undoMkldnn);
   pipeline.run("fold_attributes", {"undo_mkldnn"}, foldAttributes);
+  pipeline.run("resolve_asserts", {"fold_attributes"}, resolveAsserts);
   pipeline.run("unfold_attention", {"fold_attributes"}, unfoldAttention);
   pipeline.run("own_state", {"unfold_attention"}, ownState);
   pipeline.run("functionalize", {"own_state"}, functionalize);

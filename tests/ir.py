@@ -26,6 +26,7 @@ PREPARE_PASSES = [
     "note_origins",
     "undo_mkldnn",
     "fold_attributes",
+    "resolve_asserts",
     "unfold_attention",
     "own_state",
     "functionalize",

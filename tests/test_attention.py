@@ -29,15 +29,38 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Query, key and value differ: in_proj_weight is cut in three."""
+    """Key and value are not the query: in_proj_weight is cut in parts."""
 
-    def __init__(self) -> None:
+    def __init__(self, need_weights: bool = False, **options: Any) -> None:
         super().__init__()
         self.first = nn.Linear(DIM, DIM)
-        self.attention = nn.MultiheadAttention(DIM, HEADS, batch_first=True)
+        self.other = nn.Linear(DIM, options.get("kdim", DIM))
+        self.attention = nn.MultiheadAttention(DIM, HEADS, **{"batch_first": True, **options})
+        self.need_weights = need_weights
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.attention(self.first(x), x, x, need_weights=False)[0]
+        q, k = self.first(x), self.other(x)
+        out: Tensor = self.attention(q, k, k, need_weights=self.need_weights)[0]
+        return out
+
+
+class ThreeInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(DIM, HEADS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.attention(x, x.flip(1), x * 2)[0]
+        return out
+
+
+class Unbatched(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x[0])
         return out
 
 
@@ -102,18 +125,58 @@ class Encoder(nn.Module):
         return out
 
 
+class Decoder(nn.Module):
+    mask: Tensor
+
+    def __init__(self, layers: int, **options: Any) -> None:
+        super().__init__()
+        layer = nn.TransformerDecoderLayer(DIM, HEADS, 2 * DIM, batch_first=True, **options)
+        self.decoder = nn.TransformerDecoder(layer, layers)
+        self.register_buffer("mask", torch.full((6, 6), -math.inf).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.decoder(x, x.flip(1) * 0.5, tgt_mask=self.mask)
+        return out
+
+
+class WholeTransformer(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.transformer = nn.Transformer(DIM, HEADS, 1, 1, 2 * DIM, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.transformer(x, x.flip(1) * 0.5)
+        return out
+
+
 # name -> (model, its linears)
 MODELS: dict[str, tuple[nn.Module, int]] = {
     "self": (SelfAttention(), 3),
     "self with weights": (SelfAttention(need_weights=True), 3),
-    "other sizes of key and value": (SelfAttention(kdim=DIM, vdim=DIM, add_bias_kv=True), 3),
-    "cross": (CrossAttention(), 2),  # in_proj_weight is cut by a size that is read at run time
+    "self, a bias of key and value": (SelfAttention(add_bias_kv=True), 3),
+    "cross": (CrossAttention(), 5),
+    "cross with weights": (CrossAttention(need_weights=True), 5),
+    "cross, sequence first": (CrossAttention(batch_first=False), 5),
+    "cross, unbatched": (Unbatched(CrossAttention()), 6),
+    "cross, other sizes of key and value": (CrossAttention(kdim=20, vdim=20), 6),
+    "cross, a bias of key and value": (CrossAttention(add_bias_kv=True, add_zero_attn=True), 5),
+    "cross, three inputs": (ThreeInputs(), 4),
+    "decoder": (Decoder(2), 14),
+    "decoder, norm first": (Decoder(1, norm_first=True, activation="gelu"), 7),
+    "transformer": (WholeTransformer(batch_first=True), 11),
+    "transformer, norm first": (WholeTransformer(norm_first=True), 11),
     "causal": (Causal(), 2),
     "by hand": (ByHand(), 2),
     "scaled_dot_product_attention": (Scaled(), 2),
     "encoder": (Encoder(2), 9),
     "encoder, norm first": (Encoder(1, norm_first=True, activation="gelu"), 5),
 }
+
+
+def ops_run_by(model: Any, x: Tensor) -> set[str]:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        model(x)
+    return {event.key for event in profile.key_averages()}
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -136,7 +199,7 @@ def test_linears_are_int8(name: str, mode: Mode, grad: bool) -> None:
         prepared(x)
         int8 = jitquant.convert_jit(prepared)
     covered = jitquant.coverage(int8)
-    assert [op.op for op in covered.int8].count("aten::linear") >= linears
+    assert [op.op for op in covered.int8].count("aten::linear") == linears
     assert all(op.reason for op in covered.float)
     file = io.BytesIO()
     torch.jit.save(int8, file)
@@ -144,4 +207,5 @@ def test_linears_are_int8(name: str, mode: Mode, grad: bool) -> None:
     loaded: Any = torch.jit.load(file)
     with torch.no_grad():
         assert torch.equal(loaded(x), int8(x))
+        assert "aten::linear" not in ops_run_by(int8, x)
         assert sqnr(int8(x), model(x)) >= 25.0

@@ -28,6 +28,8 @@ using jit::Value;
 
 namespace {
 
+constexpr int kMostRounds = 8;
+
 bool isPlain(const IValue& value) {
   return value.isNone() || value.isBool() || value.isInt() || value.isDouble() ||
          value.isString() || value.isDevice();
@@ -64,8 +66,10 @@ void foldAttributes(Program& program) {
     foldReads(method, program.module, assigned);
     jit::ConstantPropagation(method.graph, /*ignore_custom_classes=*/true);
     jit::LowerSimpleTuples(method.graph);
-    jit::PeepholeOptimize(method.graph);
-    jit::ConstantPropagation(method.graph, /*ignore_custom_classes=*/true);
+    // A branch that is decided may tell that a value is not None, which decides the next.
+    for (int round = 0; round < kMostRounds && jit::PeepholeOptimize(method.graph); ++round) {
+      jit::ConstantPropagation(method.graph, /*ignore_custom_classes=*/true);
+    }
     jit::EliminateDeadCode(method.graph);
     jit::ConstantPooling(method.graph);
   }

@@ -5,10 +5,12 @@
 //   %w = aten::_weight_norm(%v, %g, %zero); %c = aten::conv1d(%y, %w, %b, ...)
 //   %k = aten::clone(%bias); %m = aten::slice(%k, ...); %z = aten::zero_(%m)
 //   %l = aten::linear(%y, %u, %k)
+//   %e = aten::size(%y, -1); %h = aten::slice(%in_proj_weight, 0, 0, %e); %m = aten::linear(%y, %h)
 // After:
 //   %q = aten::linear(%x, self.in_proj_weight_folded, %bq)
 //   %c = aten::conv1d(%y, self.v_folded, %b, ...)
 //   %l = aten::linear(%y, %u, self.bias_folded)
+//   %m = aten::linear(%y, self.in_proj_weight_folded)       since %e can be one number only
 //
 // Needs:  functionalize and own_state, so that attributes that change are marked.
 // Leaves: what a random op, an input or an attribute that changes has part in. Transposed matrices,
@@ -21,6 +23,7 @@
 #include "alias.h"
 #include "evaluate.h"
 #include "ir_util.h"
+#include "known_sizes.h"
 #include "op_table.h"
 #include "passes/passes.h"
 
@@ -63,7 +66,19 @@ using Nodes = std::vector<const Node*>;
 class Constancy {
  public:
   Constancy(const Method& method, const jit::Module& module)
-      : module_(module), aliases_(*method.graph, module) {}
+      : module_(module), aliases_(*method.graph, module), known_sizes_(*method.graph, module) {}
+
+  // From here on, questions are about values as this block's nodes read them.
+  void enter(const jit::Block* block) {
+    std::vector<KnownSize> sizes = known_sizes_.in(block);
+    if (sizes == sizes_) return;
+    sizes_ = std::move(sizes);
+    known_.clear();
+    for (const auto& [value, size] : sizes_) known_[value] = true;
+  }
+
+  // Sizes that are read at run time, but known in the block.
+  const std::vector<KnownSize>& sizes() const { return sizes_; }
 
   bool isConstant(const Value* value) {
     const auto known = known_.find(value);
@@ -127,6 +142,8 @@ class Constancy {
 
   const jit::Module& module_;
   Aliases aliases_;
+  KnownSizes known_sizes_;
+  std::vector<KnownSize> sizes_;
   std::unordered_map<const Value*, bool> known_;  // looked up only
 };
 
@@ -142,9 +159,11 @@ std::string firstAttribute(const Value* value) {
 }
 
 // Lets the node's input be an attribute that holds the value as it is after `writes`.
-void fold(Node* node, size_t index, const Nodes& writes, Method& method, Program& program) {
+void fold(Node* node, size_t index, const Nodes& writes, const std::vector<KnownSize>& sizes,
+          Method& method, Program& program) {
   Value* value = node->input(index);
   Evaluator evaluator(program.module);
+  for (const auto& [size, number] : sizes) evaluator.set(size, number);
   auto result = evaluator.evaluate(value);
   for (const Node* write : writes) {
     if (!evaluator.run(write)) return;
@@ -157,10 +176,10 @@ void fold(Node* node, size_t index, const Nodes& writes, Method& method, Program
   setTensorAttribute(program.module, folded, result->toTensor().detach().clone());
   Value* read =
       insertAttributeRead(*method.graph, folded, program.module, *method.graph->nodes().begin());
-  if (writes.empty()) {
+  if (writes.empty() && sizes.empty()) {
     value->replaceAllUsesWith(read);
   } else {
-    node->replaceInput(index, read);  // others may read it between the writes
+    node->replaceInput(index, read);  // others may read it between the writes, or elsewhere
   }
 }
 
@@ -172,11 +191,12 @@ void foldWeights(Program& program) {
     for (Node* node : allNodes(*method.graph)) {
       const auto found = weightInputs().find(node->kind().toQualString());
       if (found == weightInputs().end()) continue;
+      constancy.enter(node->owningBlock());
       for (const size_t index : found->second) {
         Value* value = node->input(index);
         if (constantOrAttribute(value, program.module) || !isTensor(value)) continue;
         if (const auto writes = constancy.writesBefore(node, value)) {
-          fold(node, index, *writes, method, program);
+          fold(node, index, *writes, constancy.sizes(), method, program);
         }
       }
     }

@@ -14,6 +14,7 @@ Program flatten(const jit::Module& original, const std::vector<std::string>& met
 void noteOrigins(Program& program);
 void undoMkldnn(Program& program);
 void foldAttributes(Program& program);
+void resolveAsserts(Program& program);
 void unfoldAttention(Program& program);
 void ownState(Program& program);
 void functionalize(Program& program);
