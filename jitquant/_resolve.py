@@ -130,7 +130,7 @@ class _Rules:
         names.update(dict.fromkeys(self._types.values()))
         for rule in self._mapping.rules:
             problem = _problem(rule, ops, paths, names)
-            if problem:
+            if problem and rule.required:
                 raise JitQuantValueError(
                     f"qconfig_dict: the rule {rule} matches nothing: {problem}"
                 )

@@ -4,6 +4,7 @@ torch.ao is never imported here: an object that comes from it brings its module 
 names and attributes are enough.
 """
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,9 @@ from jitquant.observers import (
 )
 
 __all__ = [
+    "FOR_FLOAT",
     "convert_observer",
+    "default_types",
     "is_mapping",
     "is_torch_ao",
     "make",
@@ -31,6 +34,10 @@ __all__ = [
     "supported_observers",
     "unpack_qconfig",
 ]
+
+FOR_FLOAT = "To leave ops float use None as the qconfig"
+
+_REUSE = "ReuseInputObserver"
 
 # torch.ao's class name: our class, and what it takes besides dtype, qscheme, range and eps
 _OBSERVERS: dict[str, tuple[type[Observer], tuple[str, ...]]] = {
@@ -82,9 +89,48 @@ def is_mapping(config: object) -> bool:
     return is_torch_ao(config) and type(config).__name__ == "QConfigMapping"
 
 
-def mapping_dict(config: Any) -> dict[str, Any]:
-    """The dictionary form of a torch.ao QConfigMapping, without what it leaves empty."""
-    return {key: value for key, value in config.to_dict().items() if value}
+def mapping_dict(config: Any, base: tuple[Any, Any]) -> dict[str, Any]:
+    """The dictionary form of a torch.ao QConfigMapping, without what it leaves empty.
+
+    Some types are in every default mapping, with observers that tell torch.ao what it should know
+    of them: that an output shares the qparams of its input (such rules are left out), that it has
+    fixed qparams, that a weight stays float. The op table knows it, so `base` comes in their place.
+
+    Args:
+        config: the QConfigMapping.
+        base: activation and weight.
+    """
+    form: dict[str, Any] = {key: value for key, value in config.to_dict().items() if value}
+    special = default_types(config)
+    lines = []
+    for kind, qconfig in form.pop("object_type", ()):
+        if kind in special and qconfig is not None:
+            qconfig = _without_op_knowledge(qconfig, *base)
+            if qconfig is None:
+                continue
+        lines.append((kind, qconfig))
+    return {**form, "object_type": lines} if lines else form
+
+
+def default_types(config: object) -> list[object]:
+    """The types that every default mapping of torch.ao has rules for, in the model or not."""
+    module: Any = sys.modules[type(config).__module__]
+    return list(module.get_default_qconfig_mapping().object_type_qconfigs)
+
+
+def _without_op_knowledge(qconfig: Any, activation: Any, weight: Any) -> Any:
+    """`qconfig` with usable observers, see `mapping_dict`; None if it only says "as the input"."""
+    if type(qconfig).__name__ != "QConfig":
+        return qconfig
+    name = type(make(qconfig.activation)).__name__
+    if name == _REUSE:
+        return None
+    if name == "FixedQParamsObserver":
+        qconfig = qconfig._replace(activation=activation)
+    weight_observer: Any = make(qconfig.weight)
+    if weight_observer.dtype != torch.qint8:
+        qconfig = qconfig._replace(weight=weight)
+    return qconfig
 
 
 def make(factory: Callable[[], torch.nn.Module]) -> torch.nn.Module:
@@ -112,11 +158,18 @@ def convert_observer(observer: torch.nn.Module, where: str) -> ObserverFactory:
     if name == "PlaceholderObserver" or getattr(source, "is_dynamic", False):
         raise JitQuantValueError(
             f"{where}: {name} keeps no statistics or asks for dynamic quantization, "
-            "which jitquant does not do; pass an observer that sees data"
+            f"which jitquant does not do; pass an observer that sees data. {FOR_FLOAT}"
+        )
+    if name == _REUSE:
+        raise JitQuantValueError(
+            f"{where}: torch.ao's {name} says that an output has the qparams of the input, which "
+            "jitquant's op table knows; leave such rules out. In place of the dict of a torch.ao "
+            "QConfigMapping give the mapping itself"
         )
     if name not in _OBSERVERS:
         raise JitQuantTypeError(
-            f"{where}: torch.ao's {name} is not supported, only {', '.join(supported_observers())}"
+            f"{where}: torch.ao's {name} is not supported, only "
+            f"{', '.join(supported_observers())}. {FOR_FLOAT}"
         )
     cls, extra = _OBSERVERS[name]
     kwargs: dict[str, Any] = {"dtype": source.dtype, "qscheme": source.qscheme}

@@ -17,7 +17,7 @@ from jitquant.errors import JitQuantTypeError, JitQuantValueError
 from jitquant.explain import Explanation, explain
 from jitquant.observers import Observer
 from jitquant.op_info import OpInfo
-from jitquant.qconfig import QConfig, check_qconfig
+from jitquant.qconfig import QConfig, check_qconfig, default_qconfig
 
 __all__ = ["KINDS", "Predicate", "QConfigMapping", "Rule", "as_mapping"]
 
@@ -44,11 +44,13 @@ class Rule:
         kind: one of KINDS.
         key: (), (type,), (regex,), (path,), or (path, type, index).
         qconfig: None leaves what the rule matches float.
+        required: whether it is an error if it matches nothing.
     """
 
     kind: str
     key: tuple[Any, ...]
     qconfig: QConfig | None
+    required: bool = True
 
     def __str__(self) -> str:
         if not self.key:
@@ -313,7 +315,7 @@ def as_mapping(config: object, where: str = "qconfig_dict") -> QConfigMapping:
     if isinstance(config, QConfigMapping):
         return config
     if _torch_ao.is_mapping(config):
-        config = _torch_ao.mapping_dict(config)
+        return _of_torch_ao(config, where)
     if isinstance(config, Mapping):
         mapping = QConfigMapping()
         for key, value in config.items():
@@ -326,6 +328,18 @@ def as_mapping(config: object, where: str = "qconfig_dict") -> QConfigMapping:
         "{'': get_default_qconfig()}, a QConfigMapping or a predicate, "
         f"got {type(config).__name__}."
     )
+
+
+def _of_torch_ao(config: Any, where: str) -> QConfigMapping:
+    given = config.global_qconfig
+    base = given if isinstance(given, tuple) else default_qconfig
+    mapping = as_mapping(_torch_ao.mapping_dict(config, tuple(base)), where)
+    defaults = {(type_name(kind, where),) for kind in _torch_ao.default_types(config)}
+    rules = (
+        replace(rule, required=rule.kind != "object_type" or rule.key not in defaults)
+        for rule in mapping.rules
+    )
+    return replace(mapping, rules=tuple(rules))
 
 
 def _with_entry(mapping: QConfigMapping, key: object, value: object, where: str) -> QConfigMapping:

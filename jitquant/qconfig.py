@@ -161,7 +161,9 @@ def _check_factory(factory: object, where: str) -> tuple[Callable[[], torch.nn.M
         ) from error
     if isinstance(product, ShapeRecorder):
         name = type(product).__name__
-        raise JitQuantValueError(f"{where}: a {name} keeps no statistics, so no qparams")
+        raise JitQuantValueError(
+            f"{where}: a {name} keeps no statistics, so no qparams. {_torch_ao.FOR_FLOAT}"
+        )
     if isinstance(product, Observer):
         return factory, product
     if _torch_ao.is_torch_ao(product):
@@ -169,5 +171,6 @@ def _check_factory(factory: object, where: str) -> tuple[Callable[[], torch.nn.M
         return converted, converted()
     raise JitQuantTypeError(
         f"{where}: expected a jitquant observer or one of torch.ao's "
-        f"{', '.join(_torch_ao.supported_observers())}, got {type(product).__name__}"
+        f"{', '.join(_torch_ao.supported_observers())}, got {type(product).__name__}. "
+        f"{_torch_ao.FOR_FLOAT}"
     )

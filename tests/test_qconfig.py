@@ -145,7 +145,8 @@ REFUSED: list[tuple[object, type[JitQuantError], str]] = [
         JitQuantTypeError,
         "here, weight: expected a jitquant observer or one of torch.ao's FixedQParamsObserver, "
         "HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver, "
-        "MovingAveragePerChannelMinMaxObserver, PerChannelMinMaxObserver, got Identity",
+        "MovingAveragePerChannelMinMaxObserver, PerChannelMinMaxObserver, got Identity. "
+        "To leave ops float use None as the qconfig",
     ),
     (
         QConfig(len, WEIGHT),  # type: ignore[arg-type]
@@ -161,7 +162,8 @@ REFUSED: list[tuple[object, type[JitQuantError], str]] = [
     (
         QConfig(ShapeRecorder, WEIGHT),
         JitQuantValueError,
-        "here, activation: a ShapeRecorder keeps no statistics, so no qparams",
+        "here, activation: a ShapeRecorder keeps no statistics, so no qparams. To leave ops float use None "
+        "as the qconfig",
     ),
     (
         QConfig(PER_CHANNEL_WEIGHT, HistogramObserver),

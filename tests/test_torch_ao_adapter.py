@@ -11,10 +11,12 @@ import torch
 import torch.ao.quantization as torch_ao
 from torch.ao.quantization import observer as torch_ao_observer
 
+import jitquant
 from jitquant import observers
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 from jitquant.mapping import as_mapping
 from jitquant.qconfig import QConfig, check_qconfig, default_qconfig
+from tests.models import PlainNet, scripted
 
 OUR_WEIGHT: Any = default_qconfig.weight
 WEIGHT = torch_ao.default_per_channel_weight_observer
@@ -117,20 +119,38 @@ REFUSED: list[tuple[Any, type[JitQuantError], str]] = [
         JitQuantTypeError,
         "here, activation: torch.ao's NoopObserver is not supported, only FixedQParamsObserver, "
         "HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver, "
-        "MovingAveragePerChannelMinMaxObserver, PerChannelMinMaxObserver",
+        "MovingAveragePerChannelMinMaxObserver, PerChannelMinMaxObserver. To leave ops float use None "
+        "as the qconfig",
+    ),
+    (
+        torch_ao.qconfig.default_reuse_input_qconfig,
+        JitQuantValueError,
+        "here, activation: torch.ao's ReuseInputObserver says that an output has the qparams of "
+        "the input, which jitquant's op table knows; leave such rules out. In place of the dict "
+        "of a torch.ao QConfigMapping give the mapping itself",
+    ),
+    (
+        torch_ao.default_weight_only_qconfig,
+        JitQuantTypeError,
+        "here, activation: expected a jitquant observer or one of torch.ao's "
+        "FixedQParamsObserver, HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver, "
+        "MovingAveragePerChannelMinMaxObserver, PerChannelMinMaxObserver, got Identity. To leave "
+        "ops float use None as the qconfig",
     ),
     (
         torch_ao.QConfig(OwnObserver, WEIGHT),
         JitQuantTypeError,
         "here, activation: expected a jitquant observer or one of torch.ao's "
         "FixedQParamsObserver, HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver, "
-        "MovingAveragePerChannelMinMaxObserver, PerChannelMinMaxObserver, got OwnObserver",
+        "MovingAveragePerChannelMinMaxObserver, PerChannelMinMaxObserver, got OwnObserver. To "
+        "leave ops float use None as the qconfig",
     ),
     (
         torch_ao.default_dynamic_qconfig,
         JitQuantValueError,
         "here, activation: PlaceholderObserver keeps no statistics or asks for dynamic "
-        "quantization, which jitquant does not do; pass an observer that sees data",
+        "quantization, which jitquant does not do; pass an observer that sees data. To leave ops float "
+        "use None as the qconfig",
     ),
     (
         torch_ao.QConfig(
@@ -141,7 +161,8 @@ REFUSED: list[tuple[Any, type[JitQuantError], str]] = [
         ),
         JitQuantValueError,
         "here, activation: MovingAverageMinMaxObserver keeps no statistics or asks for dynamic "
-        "quantization, which jitquant does not do; pass an observer that sees data",
+        "quantization, which jitquant does not do; pass an observer that sees data. To leave ops float "
+        "use None as the qconfig",
     ),
     (
         torch_ao.default_qat_qconfig,
@@ -219,3 +240,55 @@ def test_a_mapping_means_the_same_as_ours() -> None:
     ]
     assert rules[0].qconfig == as_mapping({"": theirs.global_qconfig}).rules[0].qconfig
     assert rules[1].qconfig is rules[2].qconfig is None
+
+
+TYPES_OF_DEFAULTS = [
+    "torch.nn.modules.conv.ConvTranspose2d",
+    "aten::hardsigmoid",
+    "torch.nn.modules.normalization.LayerNorm",
+    "torch.nn.modules.activation.PReLU",
+]
+
+
+@pytest.mark.parametrize("backend", ["x86", "fbgemm", "onednn", "qnnpack"])
+def test_the_default_mapping_is_taken(backend: str) -> None:
+    """Also for a model without its types. Observers that say what our op table knows go."""
+    theirs = torch_ao.get_default_qconfig_mapping(backend)
+    rules = {rule.key[-1] if rule.key else "": rule for rule in as_mapping(theirs).rules}
+    everywhere = as_mapping({"": theirs.global_qconfig}).rules[0].qconfig
+    assert everywhere is not None
+    assert rules[""].qconfig == everywhere and rules[""].required
+    assert "aten::reshape" not in rules
+    conv, sigmoid, norm, prelu = (rules[name].qconfig for name in TYPES_OF_DEFAULTS)
+    of_conv = dict(theirs.object_type_qconfigs)[torch.nn.ConvTranspose2d]
+    assert conv == as_mapping({"": of_conv}).rules[0].qconfig
+    assert sigmoid is not None and sigmoid.activation == everywhere.activation
+    assert norm == everywhere
+    assert prelu is not None and prelu.weight == everywhere.weight
+
+    model = scripted(PlainNet())
+    prepared = jitquant.prepare_jit(model, theirs)
+    same = jitquant.prepare_jit(model, {"": theirs.global_qconfig})
+    assert str(prepared.graph) == str(same.graph)
+
+
+def test_rules_that_were_added_to_the_default_mapping_must_match() -> None:
+    theirs = torch_ao.get_default_qconfig_mapping().set_object_type(torch.nn.LSTM, None)
+    with pytest.raises(JitQuantValueError, match="LSTM' matches nothing"):
+        jitquant.prepare_jit(scripted(PlainNet()), theirs)
+
+
+def test_the_default_mapping_without_a_global_qconfig() -> None:
+    theirs = torch_ao.get_default_qconfig_mapping().set_global(None)
+    rules = {rule.key[-1] if rule.key else "": rule for rule in as_mapping(theirs).rules}
+    assert "" not in rules
+    hardsigmoid = rules["aten::hardsigmoid"].qconfig
+    assert hardsigmoid is not None and hardsigmoid.activation == default_qconfig.activation
+
+
+def test_a_wrong_value_in_a_mapping_is_told() -> None:
+    for kind in ("", torch.nn.PReLU):
+        form = {"": "x86"} if kind == "" else {"object_type": [(kind, "x86")]}
+        theirs = torch_ao.QConfigMapping.from_dict(form)
+        with pytest.raises(JitQuantTypeError, match=r"expected a jitquant\.QConfig or torch\.ao"):
+            as_mapping(theirs)
