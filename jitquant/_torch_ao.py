@@ -7,7 +7,7 @@ names and attributes are enough.
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -25,6 +25,7 @@ from jitquant.observers import (
 
 __all__ = [
     "FOR_FLOAT",
+    "TorchAoMapping",
     "convert_observer",
     "default_types",
     "is_mapping",
@@ -82,6 +83,15 @@ def unpack_qconfig(
         raise JitQuantTypeError(f"{where}: expected a QConfig, got torch.ao's {name}")
     fields: Any = qconfig
     return fields.activation, fields.weight
+
+
+class TorchAoMapping(Protocol):
+    """What a type checker sees of a torch.ao QConfigMapping."""
+
+    object_type_qconfigs: Any
+
+    def to_dict(self) -> dict[str, Any]:
+        """The dictionary form."""
 
 
 def is_mapping(config: object) -> bool:

@@ -9,6 +9,7 @@ import torch
 from jitquant import _C, _checks, _state, _trial_run
 from jitquant._configure import decide, shape_recorder
 from jitquant._resolve import Decision, check_any_qconfig
+from jitquant._torch_ao import TorchAoMapping
 from jitquant._version import __version__
 from jitquant.backend import activation_bits_of, get_backend
 from jitquant.errors import DroppedWarning
@@ -18,7 +19,7 @@ from jitquant.qconfig import QConfig, script_qconfig
 
 __all__ = ["convert_jit", "fuse_conv_bn_jit", "prepare_jit", "quantize_jit"]
 
-Config = Mapping[str, Any] | QConfigMapping | Predicate
+Config = Mapping[str, Any] | QConfigMapping | TorchAoMapping | Predicate
 
 Trace = Callable[[str, str, str], None]
 """Called after each pass with its name, the method's name and the graph's canonical text."""
@@ -67,7 +68,8 @@ def prepare_jit(
         model: a scripted, traced or loaded float32 model in eval mode, on the CPU.
         qconfig_dict: submodule path to `QConfig` (ours or torch.ao's), or None to leave the
             submodule float. "" is the whole model; a key covers the children of its module that no
-            longer key covers. Or a `QConfigMapping`, its dictionary form, or a predicate.
+            longer key covers. Or a `QConfigMapping` (ours or torch.ao's), its dictionary form, or a
+            predicate.
         inplace: also put the result into `model`, as the last step.
 
     Returns:

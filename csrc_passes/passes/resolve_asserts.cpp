@@ -30,9 +30,8 @@ namespace {
 
 bool raises(const jit::Block* block) {
   const auto nodes = block->nodes();
-  return std::any_of(nodes.begin(), nodes.end(), [](const Node* node) {
-    return node->kind() == c10::prim::RaiseException;
-  });
+  return std::any_of(nodes.begin(), nodes.end(),
+                     [](const Node* node) { return node->kind() == c10::prim::RaiseException; });
 }
 
 // The nodes of the branch that does not raise move behind the If.
