@@ -50,7 +50,9 @@ DEBUG = [
     "strip_origins",
 ]
 CONVERT = [
-    *DEBUG[:-1],
+    *DEBUG[: DEBUG.index("insert_qdq")],
+    "pad_groups",
+    *DEBUG[DEBUG.index("insert_qdq") : -1],
     "propagate_dequantize",
     "lower",
     "verify",
@@ -88,6 +90,7 @@ NEEDS = {
     "insert_observers": ["plan"],
     "record_arguments": ["insert_observers"],
     "collect_observers": ["fold_attributes"],
+    "pad_groups": ["plan"],
     "insert_qdq": ["plan"],
     "quantize_joins": ["insert_qdq"],
     "propagate_dequantize": ["quantize_joins"],

@@ -43,6 +43,7 @@ void recordArguments(Program& program);
 void restoreState(Program& program);
 void dropArgumentRecorder(Program& program);
 void collectObservers(Program& program);
+void padGroups(Program& program);
 void insertQdq(Program& program);
 void quantizeJoins(Program& program);
 void propagateDequantize(Program& program);

@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include "group_padding.h"
 #include "ir_util.h"
 #include "targets/engines.h"
 #include "targets/target.h"
@@ -57,18 +58,29 @@ bool all(const std::vector<int64_t>& values, int64_t wanted) {
   return std::all_of(values.begin(), values.end(), [&](int64_t v) { return v == wanted; });
 }
 
+// They work on eight groups at a time. Those for 2 to 16 channels a group write past their buffers
+// where some groups are left over (10 groups of 2: "double free or corruption").
+int64_t missingGroups(const jit::Node* node, const jit::Module& module) {
+  const int64_t own_groups = currentEngine().own_groups;
+  const auto groups = static_cast<int64_t>(*constantNumber(node->input(6)));
+  if (own_groups < 0 || groups <= own_groups) return 0;
+  const at::Tensor weight = *constantTensor(node->input(1), module);
+  const int64_t inputs = weight.size(1);
+  const bool is_square = weight.size(0) == groups * inputs;
+  const bool in_eights =
+      inputs == 1 || (is_square && (inputs == 2 || inputs == 4 || inputs == 8 || inputs == 16));
+  return in_eights ? (8 - groups % 8) % 8 : 0;
+}
+
 std::string slowDepthwise(const jit::Node* node, const jit::Module& module) {
   const int64_t own_groups = currentEngine().own_groups;
   const auto groups = static_cast<int64_t>(*constantNumber(node->input(6)));
-  const at::Tensor weight = *constantTensor(node->input(1), module);
   if (own_groups < 0 || groups <= own_groups) return "";
+  const at::Tensor weight = *constantTensor(node->input(1), module);
+  const bool lacks_groups =
+      missingGroups(node, module) > 0 && !groupNeighbours(node, module).has_value();
   if (weight.size(1) != 1) {
-    // fbgemm's kernels for these work on eight groups at a time, and write past their buffers
-    // where some are left over (10 groups of 2: "double free or corruption").
-    const bool overruns =
-        weight.size(0) == groups * weight.size(1) && groups % 8 != 0 &&
-        (weight.size(1) == 2 || weight.size(1) == 4 || weight.size(1) == 8 || weight.size(1) == 16);
-    return overruns ? "fbgemm corrupts memory for this number of groups" : "";
+    return lacks_groups ? "fbgemm corrupts memory for this number of groups" : "";
   }
   const int64_t kernel = weight.size(2);
   const std::vector<int64_t> sizes(weight.sizes().begin() + 2, weight.sizes().end());
@@ -76,9 +88,12 @@ std::string slowDepthwise(const jit::Node* node, const jit::Module& module) {
   const bool fast = weight.dim() >= 4 && all(sizes, kernel) && kernel % 2 == 1 && kernel >= 3 &&
                     kernel <= (weight.dim() == 4 ? 7 : 3) && (all(stride, 1) || all(stride, 2)) &&
                     all(*constantInts(node->input(4)), (kernel - 1) / 2) &&
-                    all(*constantInts(node->input(5)), 1) && groups % 8 == 0 &&
-                    weight.size(0) <= 2 * groups;
-  return fast ? "" : "stock int8 kernels run this depthwise shape slower than float";
+                    all(*constantInts(node->input(5)), 1) && weight.size(0) <= 2 * groups;
+  if (!fast) return "stock int8 kernels run this depthwise shape slower than float";
+  return lacks_groups
+             ? "stock int8 kernels are slow for channels that are no multiple of 8, and its "
+               "neighbours cannot pad them"
+             : "";
 }
 
 // --- what only some shapes gain from (benchmarks/int8_ops.py) ---
@@ -102,35 +117,25 @@ std::string slowNormalization(const jit::Node* node, const Shapes& shapes) {
   return "its int8 kernel takes up to 9 times as long as float on images this small";
 }
 
+Int8Row convolution(const std::string& name) {
+  return {.row = "aten::" + name,
+          .op = "quantized::" + name,
+          .relu_op = "quantized::" + name + "_relu",
+          .prepack = "quantized::" + name + "_prepack",
+          .prepack_args = {1, 2, 3, 4, 5, 6},
+          .args = {0},
+          .takes_qparams = true,
+          .unfit = slowDepthwise,
+          .missing_groups = missingGroups};
+}
+
 Target makeQuantizedTarget() {
-  const std::vector<size_t> conv_pack{1, 2, 3, 4, 5, 6};
   Target target{
       "quantized",
       {
-          {"aten::conv1d",
-           "quantized::conv1d",
-           "quantized::conv1d_relu",
-           "quantized::conv1d_prepack",
-           conv_pack,
-           {0},
-           true,
-           slowDepthwise},
-          {"aten::conv2d",
-           "quantized::conv2d",
-           "quantized::conv2d_relu",
-           "quantized::conv2d_prepack",
-           conv_pack,
-           {0},
-           true,
-           slowDepthwise},
-          {"aten::conv3d",
-           "quantized::conv3d",
-           "quantized::conv3d_relu",
-           "quantized::conv3d_prepack",
-           conv_pack,
-           {0},
-           true,
-           slowDepthwise},
+          convolution("conv1d"),
+          convolution("conv2d"),
+          convolution("conv3d"),
           {"aten::linear",
            "quantized::linear",
            "quantized::linear_relu",

@@ -31,6 +31,8 @@ struct Int8Row {
   // Whether two inputs change places so that the first is the larger one: the kernel gives its
   // output the first one's shape, and warns where it has to resize that.
   bool larger_first = false;
+  // How many groups of zeros a grouped convolution lacks to be fast, see pad_groups.
+  int64_t (*missing_groups)(const jit::Node*, const jit::Module&) = nullptr;
 };
 
 struct Target {
