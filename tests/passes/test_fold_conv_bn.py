@@ -694,20 +694,19 @@ def test_bias_that_is_also_read_directly_stays() -> None:
         change,
         """
             graph(self, %x : Tensor):
-              %0 : Tensor = prim::Uninitialized()
-              %1 : Tensor = aten::conv2d(%x, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
-              %2 : Tensor = aten::batch_norm(%1, self.bn.weight, self.bn.bias, self.bn.running_mean, self.bn.running_var, False, 0.1, 1e-05, True)
-              %3 : bool = aten::__isnot__(self.conv.bias, None)
-              %4 : Tensor = prim::If(%3)
+              %0 : Tensor = aten::conv2d(%x, self.conv.weight, self.conv.bias, [1, 1], [0, 0], [1, 1], 1)
+              %1 : Tensor = aten::batch_norm(%0, self.bn.weight, self.bn.bias, self.bn.running_mean, self.bn.running_var, False, 0.1, 1e-05, True)
+              %2 : bool = aten::__isnot__(self.conv.bias, None)
+               = prim::If(%2)
                 block0():
-                  %5 : Tensor = prim::unchecked_cast(self.conv.bias)
-                  -> (%5)
+                  -> ()
                 block1():
                    = prim::RaiseException("AssertionError: ", None)
-                  -> (%0)
-              %6 : Tensor = aten::sum(%4, None)
-              %7 : Tensor = aten::add(%2, %6, 1)
-              return (%7)
+                  -> ()
+              %3 : Tensor = prim::unchecked_cast(self.conv.bias)
+              %4 : Tensor = aten::sum(%3, None)
+              %5 : Tensor = aten::add(%1, %4, 1)
+              return (%5)
         """,
     )
 

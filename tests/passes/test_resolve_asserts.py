@@ -29,10 +29,10 @@ class Checked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         w1, w2 = self.w.chunk(2)
+        b1: Tensor | None = None
+        b2: Tensor | None = None
         if self.has_bias:
             b1, b2 = self.b.chunk(2)
-        else:
-            b1 = b2 = None
         return checked(x, w1, b1) + checked(x, w2, b2)
 
 
