@@ -26,6 +26,7 @@ def silence_warnings() -> None:
         "torch.ao.quantization is deprecated",
         "Please use quant_min and quant_max",
         r"The \.grad attribute of a Tensor that is not a leaf",
+        "must run observer before calling calculate_qparams",
     ):
         warnings.filterwarnings("ignore", message=message)
 
