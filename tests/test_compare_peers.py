@@ -100,13 +100,14 @@ def test_size_of_an_int8_layer() -> None:
     assert int8_bytes(nn.BatchNorm2d(4)) == 0
 
 
+MEDIANS: dict[str, dict[str, float | None]] = {
+    "a": {"float": 20, "torch.ao x86": 6, "FX": 5, "ONNX Runtime": 3, "jitquant": 4},
+    "b": {"float": 30, "torch.ao x86": 8, "FX": 9, "OpenVINO": None, "jitquant": 10},
+}
 RESULTS = [
     Result(model, variant, 1, median_ms=ms)
-    for model, times in {
-        "a": {"float": 20.0, "torch.ao x86": 6.0, "FX": 5.0, "ONNX Runtime": 3.0, "jitquant": 4.0},
-        "b": {"float": 30.0, "torch.ao x86": 8.0, "FX": 9.0, "OpenVINO": None, "jitquant": 10.0},
-    }.items()
-    for variant, ms in times.items()
+    for model, medians in MEDIANS.items()
+    for variant, ms in medians.items()
 ]
 
 
