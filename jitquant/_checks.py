@@ -1,12 +1,12 @@
 """Checks of what the user passes in. Each raises an error that says what to do instead."""
 
-import difflib
 import os
 from collections.abc import Iterable
 
 import torch
 
 from jitquant import _state
+from jitquant._nearest import nearest, some
 from jitquant._observed import is_observer_name, weight_observers
 from jitquant.backend import get_backend
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
@@ -51,7 +51,7 @@ def check_float_model(model: torch.jit.ScriptModule, function: str) -> None:
     training = [name or "the top module" for name, m in model.named_modules() if _is_training(m)]
     if training:
         raise JitQuantValueError(
-            f"{function}: the model is in training mode ({_some(training)}). Call model.eval() "
+            f"{function}: the model is in training mode ({some(training, 3)}). Call model.eval() "
             "first; a traced model must be traced after eval()."
         )
     check_tensors(model, function)
@@ -166,13 +166,6 @@ def check_preserved_attrs(
     return methods, attributes
 
 
-def nearest(name: str, candidates: Iterable[str]) -> str:
-    """A sentence that names what the user may have meant."""
-    names = [candidate for candidate in candidates if candidate]
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or sorted(names)[:3]
-    return f"The nearest names are: {', '.join(map(repr, close))}." if close else "It has none."
-
-
 def check_weight_observers(model: torch.jit.ScriptModule, engine: str) -> None:
     """Raise unless `engine`, which may be another than at prepare, can run a prepared model."""
     for observer in weight_observers(model):
@@ -209,8 +202,3 @@ def as_model(module: torch._C.ScriptModule) -> torch.jit.ScriptModule:
 
 def _is_training(module: torch.nn.Module) -> bool:
     return bool(getattr(module, "training", False))
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

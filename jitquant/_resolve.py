@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jitquant._checks import nearest
+from jitquant._nearest import nearest, nearest_to_regex
 from jitquant._type_names import op_names
 from jitquant.errors import JitQuantError, JitQuantValueError
 from jitquant.op_info import OpInfo, enclosing
@@ -136,26 +136,49 @@ class _Rules:
                 )
 
 
+_NO_MODULES = (
+    "the model has no submodules (torch.jit.freeze inlines them): use set_global, set_object_type "
+    "with ops, or a predicate."
+)
+
+
 def _problem(
     rule: "Rule", ops: Sequence[OpInfo], paths: Mapping[str, None], names: Mapping[str, None]
 ) -> str:
     """Why a rule matches nothing, and what may have been meant; "" if it matches."""
-    if rule.kind == "module_name" and rule.key[0] not in paths:
-        return f"the model has no submodule {rule.key[0]!r}. {nearest(rule.key[0], paths)}"
+    if rule.kind == "object_type":
+        return "" if rule.key[0] in names else _type_problem(rule.key[0], paths, names)
     if rule.kind == "module_name_regex":
-        matches = any(re.match(rule.key[0], path) for path in paths)
-        return "" if matches else f"no submodule's path matches. {nearest(rule.key[0], paths)}"
-    if rule.kind == "object_type" and rule.key[0] not in names:
-        return f"the model has no op or module of that type. {nearest(rule.key[0], names)}"
+        return _regex_problem(rule.key[0], paths)
+    if rule.kind in ("module_name", "module_name_object_type_order") and rule.key[0] not in paths:
+        if not any(paths):
+            return _NO_MODULES
+        return f"the model has no submodule {rule.key[0]!r}. {nearest(rule.key[0], paths)}"
     if rule.kind == "module_name_object_type_order":
-        return _order_problem(rule.key, ops, paths)
+        return _order_problem(rule.key, ops)
     return ""
 
 
-def _order_problem(key: tuple[Any, ...], ops: Sequence[OpInfo], paths: Mapping[str, None]) -> str:
+def _type_problem(name: str, paths: Mapping[str, None], names: Mapping[str, None]) -> str:
+    ops = [each for each in names if "::" in each]
+    if "::" in name:
+        return f"the model has no op of that type. {nearest(name, ops)}"
+    if not any(paths):
+        return f"{_NO_MODULES} {nearest(name, ops)}"
+    classes = [each for each in names if "::" not in each]
+    return f"the model has no module of that class. {nearest(name, classes)}"
+
+
+def _regex_problem(regex: str, paths: Mapping[str, None]) -> str:
+    if any(re.match(regex, path) for path in paths):
+        return ""
+    if not any(paths):
+        return _NO_MODULES
+    return f"no submodule's path matches. {nearest_to_regex(regex, paths)}"
+
+
+def _order_problem(key: tuple[Any, ...], ops: Sequence[OpInfo]) -> str:
     module, kind, index = key
-    if module not in paths:
-        return f"the model has no submodule {module!r}. {nearest(module, paths)}"
     found = [op.positions[module, kind] for op in ops if (module, kind) in op.positions]
     if index in found:
         return ""

@@ -11,13 +11,14 @@ from typing import Any, TypeGuard
 import torch
 
 from jitquant import _torch_ao
+from jitquant._nearest import nearest
 from jitquant._plain import parse, read_qconfig, write_qconfig
 from jitquant._type_names import type_name
 from jitquant.errors import JitQuantTypeError, JitQuantValueError
 from jitquant.explain import Explanation, explain
 from jitquant.observers import Observer
 from jitquant.op_info import OpInfo
-from jitquant.qconfig import QConfig, check_qconfig, default_qconfig
+from jitquant.qconfig import QConfig, check_qconfig, default_qconfig, qconfig_of_name
 
 __all__ = ["KINDS", "Predicate", "QConfigMapping", "Rule", "as_mapping"]
 
@@ -306,7 +307,7 @@ def as_mapping(config: object, where: str = "qconfig_dict") -> QConfigMapping:
     Args:
         config: a QConfigMapping, ours or torch.ao's; a dict of submodule paths to qconfigs, ""
             being global; the dictionary form with the keys of KINDS and lists of
-            (key..., qconfig); a mix of both; or a predicate.
+            (key..., qconfig), or dicts if there is one key; a mix of both; or a predicate.
         where: what the errors call it.
 
     Raises:
@@ -321,13 +322,23 @@ def as_mapping(config: object, where: str = "qconfig_dict") -> QConfigMapping:
         for key, value in config.items():
             mapping = _with_entry(mapping, key, value, where)
         return mapping
-    if callable(config):
+    if callable(config) and not isinstance(config, type):
         return QConfigMapping().set_predicate(config)
     raise JitQuantTypeError(
         f"{where} must be a dict of submodule names to qconfigs, such as "
         "{'': get_default_qconfig()}, a QConfigMapping or a predicate, "
-        f"got {type(config).__name__}."
+        f"got {type(config).__name__}.{_meant(config)}"
     )
+
+
+def _meant(config: object) -> str:
+    """What a user may have meant by something that is no configuration."""
+    if isinstance(config, str | os.PathLike) and not qconfig_of_name(config):
+        return f" Is it a file? Read it: QConfigMapping.from_file({os.fspath(config)!r})."
+    if isinstance(config, tuple) and hasattr(config, "_fields"):
+        return " For the whole model give {'': qconfig}."
+    meant = qconfig_of_name(config)
+    return f" For the whole model give {{'': {meant}}}." if meant else ""
 
 
 def _of_torch_ao(config: Any, where: str) -> QConfigMapping:
@@ -348,13 +359,34 @@ def _with_entry(mapping: QConfigMapping, key: object, value: object, where: str)
             f"{where}: keys are submodule names, got {key!r} of type {type(key).__name__}."
         )
     entry = f"{where}[{key!r}]"
-    if key in KINDS[1:] and _is_list(value):
-        for line in value:
+    lines = _lines(key, value)
+    if lines is not None:
+        for line in lines:
             mapping = _with_line(mapping, key, line, entry)
         return mapping
+    if _is_list(value) or _is_table(value):
+        raise JitQuantTypeError(
+            f"{entry}: got a {type(value).__name__}, and the keys for lists of rules are "
+            f"{', '.join(map(repr, KINDS[1:]))}. {nearest(key, KINDS)} Any other key is the path "
+            "of a submodule, with one qconfig or None."
+        )
     if key == "":
         return mapping._with("", (), value, entry)
     return mapping._with("module_name", (key,), value, entry)
+
+
+def _lines(key: object, value: object) -> Sequence[Any] | None:
+    """The rules of an entry, if it holds rules; else it holds one qconfig."""
+    if key not in KINDS[1:]:
+        return None
+    if _is_table(value):
+        return [(name, qconfig) for name, qconfig in value.items()]
+    return value if _is_list(value) else None
+
+
+def _is_table(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    """A dict, but none that is a qconfig as plain data."""
+    return isinstance(value, Mapping) and not set(value) & set(QConfig._fields)
 
 
 def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
@@ -364,12 +396,13 @@ def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
 
 def _read_entry(key: object, value: Any, where: str) -> Any:
     entry = f"{where}[{key!r}]"
-    if key in KINDS[1:] and _is_list(value):
-        return [
-            [*line[:-1], read_qconfig(line[-1], entry)] if _is_list(line) and line else line
-            for line in value
-        ]
-    return read_qconfig(value, entry)
+    lines = _lines(key, value)
+    if lines is None:
+        return value if _is_list(value) or _is_table(value) else read_qconfig(value, entry)
+    return [
+        [*line[:-1], read_qconfig(line[-1], entry)] if _is_list(line) and line else line
+        for line in lines
+    ]
 
 
 def _with_line(mapping: QConfigMapping, kind: str, line: Any, where: str) -> QConfigMapping:

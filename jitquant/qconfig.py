@@ -1,7 +1,7 @@
 """QConfig: which observers choose the qparams of activations and of weights."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ __all__ = [
     "check_qconfig",
     "default_qconfig",
     "get_default_qconfig",
+    "qconfig_of_name",
     "script_qconfig",
 ]
 
@@ -114,7 +115,7 @@ def check_qconfig(qconfig: object, where: str) -> QConfig:
     else:
         raise JitQuantTypeError(
             f"{where}: expected a jitquant.QConfig or torch.ao.quantization.QConfig, "
-            f"got {qconfig!r} of type {type(qconfig).__name__}"
+            f"got {qconfig!r} of type {type(qconfig).__name__}{_meant(qconfig)}"
         )
     activation_factory, activation = _check_factory(given.activation, f"{where}, activation")
     weight_factory, weight = _check_factory(given.weight, f"{where}, weight")
@@ -138,6 +139,28 @@ def check_qconfig(qconfig: object, where: str) -> QConfig:
             f"{where}: the weight observer gives quint8, but engines take qint8 weights only"
         )
     return QConfig(activation=activation_factory, weight=weight_factory)
+
+
+def qconfig_of_name(name: object) -> str:
+    """The code of the qconfig that a name stands for in files; "" for all other values."""
+    if name in ("float", "default"):
+        return "None" if name == "float" else "jitquant.default_qconfig"
+    is_engine = isinstance(name, str) and name in BACKENDS
+    return f"jitquant.get_default_qconfig({name!r})" if is_engine else ""
+
+
+def _meant(given: object) -> str:
+    """What a user may have meant by something that is no qconfig."""
+    meant = qconfig_of_name(given)
+    if meant:
+        return f". Names are read from files and by QConfigMapping.from_dict only; give {meant}"
+    if isinstance(given, str):
+        return ". Give a qconfig, such as jitquant.get_default_qconfig()"
+    if isinstance(given, Mapping):
+        return ". Plain data is read by QConfigMapping.from_dict only"
+    if isinstance(given, type) or callable(given):
+        return ". A qconfig has two observers: QConfig(activation=..., weight=...)"
+    return ""
 
 
 def _check_factory(factory: object, where: str) -> tuple[Callable[[], torch.nn.Module], Observer]:

@@ -308,17 +308,17 @@ def test_setting_returns_a_new_mapping_and_replaces_an_equal_rule() -> None:
         ),
         (
             GLOBAL.set_module_name_regex(r"layer\.\d", B),
-            r"module_name_regex 'layer\\.\\d' matches nothing: no submodule's path matches. "
-            "The nearest names are: 'layers.1', 'layers.0', 'layers'.",
+            r"module_name_regex 'layer\\.\\d' matches nothing: no submodule's path matches. Its "
+            "beginning 'layer' matches 'layers', 'layers.0', 'layers.0.fc1' and 4 more.",
         ),
         (
             GLOBAL.set_object_type(nn.Conv2d, B),
-            "object_type 'torch.nn.modules.conv.Conv2d' matches nothing: the model has no op or "
-            "module of that type. The nearest names are: 'torch.nn.modules.",
+            "object_type 'torch.nn.modules.conv.Conv2d' matches nothing: the model has no module "
+            "of that class. The nearest names are: 'torch.nn.modules.",
         ),
         (
             GLOBAL.set_object_type("aten::adm", B),
-            "object_type 'aten::adm' matches nothing: the model has no op or module of that type. "
+            "object_type 'aten::adm' matches nothing: the model has no op of that type. "
             "The nearest names are: 'aten::addmm', 'aten::add'",
         ),
         (
@@ -332,8 +332,7 @@ def test_setting_returns_a_new_mapping_and_replaces_an_equal_rule() -> None:
         ),
         (
             GLOBAL.set_module_name_object_type_order("head", "aten::add", 0, B),
-            "matches nothing: nothing of this type is in that module itself. "
-            "The nearest names are: 'aten::linear'",
+            "matches nothing: nothing of this type is in that module itself. It has 'aten::linear'",
         ),
     ],
     ids=lambda value: str(value.rules[-1]) if hasattr(value, "rules") else "",

@@ -120,7 +120,9 @@ REFUSED: list[tuple[object, type[JitQuantError], str]] = [
     (
         "x86",
         JitQuantTypeError,
-        "here: expected a jitquant.QConfig or torch.ao.quantization.QConfig, got 'x86' of type str",
+        "here: expected a jitquant.QConfig or torch.ao.quantization.QConfig, got 'x86' of type str. Names "
+        "are read from files and by QConfigMapping.from_dict only; give "
+        "jitquant.get_default_qconfig('x86')",
     ),
     (
         (MinMaxObserver, WEIGHT),
