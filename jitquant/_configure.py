@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from jitquant import _C, _checks
+from jitquant import _C, _batches, _checks
 from jitquant._resolve import Decision, resolve
 from jitquant._type_names import module_types
-from jitquant.errors import JitQuantError
+from jitquant.errors import JitQuantError, JitQuantValueError
 from jitquant.observers import ShapeRecorder
 from jitquant.op_info import op_infos
 
@@ -34,9 +34,16 @@ def decide(
         preparation: of the same model, not finished.
 
     Raises:
+        JitQuantValueError: the model holds inlined observers.
         JitQuantError: see `resolve`; the model raised on the mapping's example_inputs.
     """
     ops = preparation.ops
+    inlined = next((op for op in ops if op.kind.startswith("jitquant::")), None)
+    if inlined is not None:
+        raise JitQuantValueError(
+            f"the model runs {inlined.kind}, so it was prepared by prepare_jit and then frozen, "
+            "which inlines observers. Prepare the float model that it was made from."
+        )
     shapes: Sequence[Shapes | None] = [None] * len(ops)
     if mapping.example_inputs is not None:
         shapes = _as_in_forward(ops, _shapes(model, mapping.example_inputs))
@@ -51,14 +58,16 @@ def shape_recorder() -> torch._C.ScriptModule:
     return recorder
 
 
-def _shapes(model: torch.jit.ScriptModule, arguments: tuple[Any, ...]) -> list[Shapes | None]:
+def _shapes(model: torch.jit.ScriptModule, example_inputs: Any) -> list[Shapes | None]:
     """For each op the first shape of each tensor that it reads; None for an op that did not run."""
     watched = _C.Preparation(model._c, _checks.method_names(model), None).watch(shape_recorder())
     runnable = _checks.as_model(watched.module)
     try:
         with torch.no_grad():
-            runnable(*arguments)
-    except RuntimeError as error:
+            _batches.run(runnable, example_inputs, "example_inputs")
+    except JitQuantError:
+        raise
+    except Exception as error:  # torch.jit.Error, RuntimeError, IndexError and others
         raise JitQuantError(
             f"the model cannot run on example_inputs: {str(error).strip().splitlines()[-1]}"
         ) from error

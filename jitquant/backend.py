@@ -197,16 +197,19 @@ BACKENDS: Mapping[str, Backend] = {engine.name: _backend(engine) for engine in _
 """The backends that ship, by the names of their engines."""
 
 
-def get_backend(name: str) -> Backend:
+def get_backend(name: str | None = None) -> Backend:
     """A backend by the name of its engine.
 
     Args:
-        name: "x86", "fbgemm", "onednn" or "qnnpack".
+        name: "x86", "fbgemm", "onednn" or "qnnpack"; None for the engine that is set in
+            `torch.backends.quantized.engine`.
 
     Raises:
         JitQuantTypeError: name is no string.
         JitQuantValueError: an unknown backend, or one that this torch has no engine for.
     """
+    if name is None:
+        name = str(torch.backends.quantized.engine)
     if not isinstance(name, str):
         raise JitQuantTypeError(f"backend must be a string, got {name!r}")
     if name not in BACKENDS:

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from jitquant import _checks
+from jitquant import _batches, _checks
 from jitquant._observed import activation_observers
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 
 __all__ = ["Calibration", "calibrate", "calibrate_distributed", "merge_calibration"]
+
+_NO_BATCH = object()
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,13 @@ def calibrate(
         The number of batches, and whether Ctrl-C ended it.
 
     Raises:
-        JitQuantTypeError: data cannot be iterated, is one tensor or dict, or gives other batches.
+        JitQuantTypeError: data cannot be iterated, is one tensor or dict, gives other batches, or
+            has something else where forward takes a tensor.
         JitQuantValueError: prepared was not prepared; batches is not positive; data is empty; a
-            batch has more elements than forward has arguments, or keys that are none of them.
+            batch has more elements than forward has arguments, keys that are none of them, or
+            lacks one.
         KeyboardInterrupt: Ctrl-C before the first batch was done.
-        Exception: what data or the model raised, with a note that names the batch.
+        Exception: what data or the model raised, with a note that says which batch it was.
     """
     _check(prepared, data, batches, "calibrate")
     before = _states(prepared)
@@ -225,21 +229,26 @@ def _shard(data: Iterable[Any], batches: int | None, rank: int, world: int) -> I
 def _run(
     model: torch.jit.ScriptModule, data: Iterable[Any], total: int | None, progress: bool
 ) -> Calibration:
-    arguments = [argument.name for argument in model._c._get_method("forward").schema.arguments][1:]
     done = 0
+    running: Any = _NO_BATCH
     # disable=None shows the bar on terminals only.
     with tqdm(total=total, desc="calibrating", disable=None if progress else True) as bar:
         try:
             with torch.no_grad():
                 for batch in data:
+                    running = batch
                     with _interrupts_afterwards():
-                        _call(model, batch, done, arguments)
+                        _batches.run(model, batch, f"batch {done}")
                         done += 1
                         bar.update()
+                    running = _NO_BATCH
         except KeyboardInterrupt:
             return Calibration(done, True)
         except Exception as error:
-            error.add_note(f"jitquant was calibrating, and had run {done} batches before.")
+            at = "data gave none"
+            if running is not _NO_BATCH:
+                at = f"it is {_batches.described(running)}; forward takes {_batches.taken(model)}"
+            error.add_note(f"jitquant was calibrating, at batch {done}: {at}.")
             raise
     return Calibration(done, False)
 
@@ -264,32 +273,6 @@ def _interrupts_afterwards() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if interrupted:
         raise KeyboardInterrupt
-
-
-def _call(model: torch.jit.ScriptModule, batch: Any, index: int, arguments: list[str]) -> None:
-    if isinstance(batch, Tensor):
-        model(batch)
-    elif isinstance(batch, Mapping):
-        unknown = [repr(key) for key in batch if key not in arguments]
-        if unknown:
-            raise JitQuantValueError(
-                f"batch {index} has the keys {', '.join(unknown)}, and forward's arguments are "
-                f"{', '.join(arguments)}. Leave out what is no input, such as labels."
-            )
-        model(**batch)
-    elif isinstance(batch, (tuple, list)):
-        if len(batch) > len(arguments):
-            raise JitQuantValueError(
-                f"batch {index} has {len(batch)} elements, and forward takes {len(arguments)} "
-                f"({', '.join(arguments)}). Leave out what is no input, such as labels: "
-                "calibrate(prepared, (x for x, _ in loader))."
-            )
-        model(*batch)
-    else:
-        raise JitQuantTypeError(
-            f"batch {index} is of type {type(batch).__name__}; expected a tensor, a tuple or list "
-            "of arguments, or a dict of keyword arguments."
-        )
 
 
 def _states(model: torch.jit.ScriptModule) -> list[list[Tensor]]:

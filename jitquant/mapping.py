@@ -72,12 +72,12 @@ class QConfigMapping:
         rules: weakest kind first, and of one kind in the order in which they were set; setting
             one again replaces it.
         predicate: asked first about each op.
-        example_inputs: arguments of forward, from which the predicate's ops know their shapes.
+        example_inputs: a batch, from which the predicate's ops know their shapes.
     """
 
     rules: tuple[Rule, ...] = ()
     predicate: Predicate | None = None
-    example_inputs: tuple[Any, ...] | None = field(default=None, compare=False, repr=False)
+    example_inputs: Any = field(default=None, compare=False, repr=False)
 
     def set_global(self, qconfig: object) -> "QConfigMapping":
         """All ops that no other rule matches.
@@ -177,8 +177,9 @@ class QConfigMapping:
         Args:
             predicate: called with an `OpInfo`. It returns a qconfig, None to leave the op float, or
                 NotImplemented to let the other rules decide.
-            example_inputs: a tensor, or a tuple of the arguments of forward. The float model runs
-                on it once before it is asked, to learn `OpInfo.shapes`, which are None otherwise.
+            example_inputs: a tensor, a tuple or list of the arguments of forward, or a dict of
+                keyword arguments. The float model runs on it once before it is asked, to learn
+                `OpInfo.shapes`, which are None otherwise.
 
         Raises:
             JitQuantTypeError: predicate cannot be called, or example_inputs is something else.
@@ -188,12 +189,11 @@ class QConfigMapping:
                 "set_predicate: expected a function of an OpInfo, "
                 f"got {predicate!r} of type {type(predicate).__name__}."
             )
-        if isinstance(example_inputs, torch.Tensor):
-            example_inputs = (example_inputs,)
-        if not isinstance(example_inputs, tuple | None):
+        if not isinstance(example_inputs, torch.Tensor | tuple | list | Mapping | None):
             raise JitQuantTypeError(
-                "set_predicate: example_inputs must be a tensor, or a tuple of the arguments of "
-                f"forward, got {type(example_inputs).__name__}."
+                "set_predicate: example_inputs must be a tensor, a tuple or list of the arguments "
+                "of forward, or a dict of keyword arguments, got "
+                f"{type(example_inputs).__name__}."
             )
         return replace(self, predicate=predicate, example_inputs=example_inputs)
 

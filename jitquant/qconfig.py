@@ -49,14 +49,14 @@ default_qconfig = QConfig(activation=MinMaxObserver.with_args(), weight=_WEIGHT_
 """Minimum and maximum for activations (fast to calibrate), weights as on x86."""
 
 
-def get_default_qconfig(backend: str = "x86", activation_bits: int = 8) -> QConfig:
+def get_default_qconfig(backend: str | None = "x86", activation_bits: int = 8) -> QConfig:
     """Return the QConfig that suits a quantized engine.
 
     Activations: `HistogramObserver`, quint8. Weights: qint8 and symmetric, per channel on x86,
     fbgemm and onednn, per tensor on qnnpack, as torch.ao has them.
 
     Args:
-        backend: "x86", "fbgemm", "onednn" or "qnnpack".
+        backend: "x86", "fbgemm", "onednn" or "qnnpack"; None for the engine that is set.
         activation_bits: 8, or 7 for activations in [0, 127], as torch.ao has them on x86 and
             fbgemm. 8 are safe on every CPU: convert_jit enlarges weight scales where a kernel's
             16-bit sums could overflow.
@@ -74,7 +74,7 @@ def get_default_qconfig(backend: str = "x86", activation_bits: int = 8) -> QConf
         raise JitQuantValueError(f"activation_bits must be {known}, got {activation_bits}")
     full = activation_bits == max(found.activation_bits)
     activation = HistogramObserver.with_args(**({} if full else {"reduce_range": True}))
-    weight = _WEIGHT_PER_TENSOR if backend == "qnnpack" else _WEIGHT_PER_CHANNEL
+    weight = _WEIGHT_PER_TENSOR if found.name == "qnnpack" else _WEIGHT_PER_CHANNEL
     return QConfig(activation=activation, weight=weight)
 
 

@@ -32,6 +32,7 @@ def quantize_jit(
     run_args: Sequence[Any] = (),
     inplace: bool = False,
     debug: bool = False,
+    preserved_attrs: Iterable[str] | None = None,
 ) -> torch.jit.ScriptModule:
     """Prepare, calibrate and convert in one call.
 
@@ -41,7 +42,7 @@ def quantize_jit(
         run_fn: calibrates; called as `run_fn(prepared_model, *run_args)`.
         run_args: further arguments of run_fn.
         inplace: also put the result into `model`, as the last step.
-        debug: see `convert_jit`.
+        debug, preserved_attrs: see `convert_jit`.
 
     Returns:
         The quantized model. `model` is unchanged unless inplace.
@@ -53,7 +54,7 @@ def quantize_jit(
     _checks.check_run_fn(run_fn)
     prepared = _prepare(checked, qconfig_dict, None, "quantize_jit")
     run_fn(prepared, *run_args)
-    return _finish(_convert(prepared, debug, None, None), checked, inplace)
+    return _finish(_convert(prepared, debug, preserved_attrs, None), checked, inplace)
 
 
 def prepare_jit(

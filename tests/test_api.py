@@ -388,6 +388,18 @@ def test_what_is_not_preserved_goes() -> None:
     assert not list(quantized.parameters()) and not list(quantized.children())
 
 
+def test_quantize_jit_preserves_too() -> None:
+    def run_both(prepared: torch.jit.ScriptModule) -> None:
+        prepared(images())
+        prepared.embed(images())
+
+    quantized = jitquant.quantize_jit(
+        scripted(TwoMethodNet()), QCONFIG, run_both, preserved_attrs=["embed", "labels"]
+    )
+    assert quantized.labels == ["cat", "dog"]
+    assert "quantized::linear" in graph_text(quantized, "embed")
+
+
 # coverage
 
 COVERED = [

@@ -150,11 +150,18 @@ def test_dtypes_that_one_engine_does_not_take() -> None:
         backend.check_observers(qconfig.activation(), qconfig.weight(), "here")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_backend_of_the_engine_that_is_set(engine: str) -> None:
+    torch.backends.quantized.engine = engine
+    assert jitquant.get_backend() is BACKENDS[engine]
+    assert jitquant.get_default_qconfig(None) == jitquant.get_default_qconfig(engine)
+
+
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
         ("tensorrt", JitQuantValueError, "unknown backend 'tensorrt', known are: x86, fbgemm, "),
-        (None, JitQuantTypeError, "backend must be a string, got None"),
+        (3, JitQuantTypeError, "backend must be a string, got 3"),
     ],
 )
 def test_unknown_backend(name: Any, error: type[JitQuantError], message: str) -> None:

@@ -549,6 +549,28 @@ def test_converting_twice(stage: str) -> None:
         jitquant.convert_jit(model, inplace=True)
 
 
+class Around(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        return y
+
+
+@pytest.mark.parametrize(
+    "qconfig", [jitquant.default_qconfig, jitquant.get_default_qconfig()], ids=["min", "histogram"]
+)
+@pytest.mark.parametrize("wrap", [False, True])
+def test_prepared_and_then_frozen(wrap: bool, qconfig: jitquant.QConfig) -> None:
+    """The observers are inlined, and the record is gone."""
+    prepared = jitquant.prepare_jit(scripted(PlainNet()), {"": qconfig})
+    frozen = torch.jit.freeze(scripted(Around(prepared)) if wrap else prepared)
+    with refused(frozen, "so it was prepared by prepare_jit and then frozen, which inlines obs"):
+        jitquant.prepare_jit(frozen, {"": qconfig})
+
+
 def test_converting_what_was_not_prepared() -> None:
     model = at_stage("float")
     text = (

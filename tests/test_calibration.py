@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -199,7 +200,7 @@ def test_nothing_counts_after_an_error() -> None:
     too_many_channels = 1000 * torch.ones(1, 50, 8, 8)
     with pytest.raises(RuntimeError) as raised:
         jitquant.calibrate(prepared, [images()[2], too_many_channels])
-    assert "had run 1 batches before" in raised.value.__notes__[0]
+    assert "at batch 1: " in raised.value.__notes__[0]
     assert seen(prepared) == before
     jitquant.calibrate(prepared, images()[2:])
     assert seen(prepared) == seen(run_by_hand(prepare(ResidualNet()), images()))
@@ -236,7 +237,89 @@ def test_errors_say_which_batch() -> None:
     prepared = prepare(ResidualNet())
     with pytest.raises(RuntimeError) as caught:
         jitquant.calibrate(prepared, [*images(), torch.randn(2, 5, 8, 8)])
-    assert "had run 4 batches before" in str(caught.value.__notes__)
+    assert caught.value.__notes__ == [
+        "jitquant was calibrating, at batch 4: it is a float32 tensor (2, 5, 8, 8); forward takes "
+        "x: Tensor."
+    ]
+
+    def broken() -> Iterator[Tensor]:
+        yield images()[0]
+        raise OSError("no such photo")
+
+    with pytest.raises(OSError, match=r"^no such photo") as raised:
+        jitquant.calibrate(prepared, broken())
+    assert raised.value.__notes__ == ["jitquant was calibrating, at batch 1: data gave none."]
+
+
+class Arguments(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, y: Tensor, scale: float = 2.0) -> Tensor:
+        z: Tensor = self.fc(x) * scale + y
+        return z
+
+
+TAKES = "x: Tensor, y: Tensor, scale: float = ..."
+X = torch.ones(2, 4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        (
+            (X,),
+            JitQuantValueError,
+            "batch 1 is a tuple (a float32 tensor (2, 4)), without the argument 'y'; forward takes "
+            f"{TAKES}.",
+        ),
+        (
+            {"y": X},
+            JitQuantValueError,
+            "batch 1 is a dict (y: a float32 tensor (2, 4)), without the argument 'x'; forward "
+            f"takes {TAKES}.",
+        ),
+        (
+            (X, X, 1.0, 2),
+            JitQuantValueError,
+            f"batch 1 has 4 elements, and forward takes {TAKES}. Leave out what is no input, such "
+            "as labels: calibrate(prepared, (x for x, _ in loader)).",
+        ),
+        (
+            {"x": X, "z": X},
+            JitQuantValueError,
+            f"batch 1 has the keys 'z', and forward takes {TAKES}. Leave out what is no input",
+        ),
+        (
+            X.numpy(),
+            JitQuantTypeError,
+            "batch 1 is ndarray; expected a tensor, a tuple or list of arguments, or a dict of "
+            "keyword arguments. Make it one: torch.from_numpy(array).",
+        ),
+        (
+            [X, X.numpy()],
+            JitQuantTypeError,
+            "batch 1 has ndarray for the argument 'y', which is a tensor. Make it one: "
+            "torch.from_numpy(array).",
+        ),
+        (
+            {"x": X, "y": [X, [1, 2, 3, 4, 5]]},
+            JitQuantTypeError,
+            "batch 1 has a list (a float32 tensor (2, 4), a list (int, int, int, int, ...)) for the "
+            "argument 'y', which is a tensor.",
+        ),
+    ],
+    ids=lambda value: value[8:50] if isinstance(value, str) else "",
+)
+def test_batches_that_forward_does_not_take(
+    batch: Any, error: type[JitQuantError], message: str
+) -> None:
+    prepared = prepare(Arguments())
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        jitquant.calibrate(prepared, [(X, X), batch])
+    assert all(observer.calls == 0 for observer in activation_observers(prepared))
+    assert jitquant.calibrate(prepared, [(X, X), {"y": X, "x": X}, [X, X, 3.0]]).batches == 3
 
 
 def test_calibrate_refuses_what_is_no_data() -> None:
@@ -247,8 +330,8 @@ def test_calibrate_refuses_what_is_no_data() -> None:
         (images()[0], JitQuantTypeError, "got Tensor. For a single batch give"),
         ({"x": images()[0]}, JitQuantTypeError, "got dict"),
         (3, JitQuantTypeError, "got int"),
-        (["no"], JitQuantTypeError, "batch 0 is of type str; expected a tensor"),
-        (labelled, JitQuantValueError, r"batch 0 has 2 elements, and forward takes 1 \(x\). Leave"),
+        (["no"], JitQuantTypeError, "batch 0 is str; expected a tensor, a tuple"),
+        (labelled, JitQuantValueError, "batch 0 has 2 elements, and forward takes x: Tensor. Le"),
         ([{"x": images()[0], "y": 1}], JitQuantValueError, "batch 0 has the keys 'y', and forward"),
     ):
         wrong: Any = data

@@ -411,10 +411,10 @@ def test_a_rule_that_matches_only_what_a_stronger_rule_takes_is_no_error() -> No
             "set_predicate: expected a function of an OpInfo, got 'conv' of type str.",
         ),
         (
-            lambda: GLOBAL.set_predicate(lambda op: A, [X]),
+            lambda: GLOBAL.set_predicate(lambda op: A, "X"),
             JitQuantTypeError,
-            "set_predicate: example_inputs must be a tensor, or a tuple of the arguments of "
-            "forward, got list.",
+            "set_predicate: example_inputs must be a tensor, a tuple or list of the arguments of "
+            "forward, or a dict of keyword arguments, got str.",
         ),
         (
             lambda: as_mapping({"object_type": [(nn.Linear,)]}),
@@ -531,6 +531,19 @@ def raises(op: jitquant.OpInfo) -> Any:
 def test_mistakes_of_predicates(predicate: Any, error: type[JitQuantError], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         jitquant.prepare_jit(scripted(Net()), predicate)
+
+
+@pytest.mark.parametrize("example_inputs", [X, (X,), [X], {"x": X}], ids=lambda x: type(x).__name__)
+def test_example_inputs_are_a_batch(example_inputs: Any) -> None:
+    mapping = QConfigMapping().set_predicate(lambda op: A, example_inputs)
+    assert mapping.explain(scripted(Net())).decisions[0].op.shapes == ((2, 8),)
+
+
+def test_example_inputs_of_other_arguments() -> None:
+    mapping = QConfigMapping().set_predicate(lambda op: A, {"y": X})
+    message = "example_inputs has the keys 'y', and forward takes x: Tensor."
+    with pytest.raises(JitQuantValueError, match=f"^{re.escape(message)}"):
+        mapping.explain(scripted(Net()))
 
 
 def test_example_inputs_that_the_model_cannot_take() -> None:

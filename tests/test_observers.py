@@ -779,3 +779,15 @@ class DoublingObserver(MinMaxObserver):
     def _observe(self, x: Tensor) -> None:
         self.notes = self.notes + ["seen"]  # noqa: RUF005
         self.min_val, self.max_val = 2 * x.amin(), 2 * x.amax()
+
+
+def test_arguments_of_with_args_may_be_positional() -> None:
+    expected = FixedQParamsObserver.with_args(scale=0.5, zero_point=3)
+    assert FixedQParamsObserver.with_args(0.5, 3) == expected
+    assert FixedQParamsObserver.with_args(0.25, zero_point=3).with_args(0.5) == expected
+    with pytest.raises(JitQuantTypeError, match=r"^NoopObserver has 0 arguments, got 1"):
+        NoopObserver.with_args(1)
+    with pytest.raises(
+        JitQuantTypeError, match=r"^FixedQParamsObserver got the argument 'scale' t"
+    ):
+        FixedQParamsObserver.with_args(0.5, scale=0.5)

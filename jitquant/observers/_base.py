@@ -31,6 +31,10 @@ def _is_real(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _argument_names(cls: type) -> list[str]:
+    return [name for name in inspect.signature(cls).parameters]
+
+
 @dataclass(frozen=True)
 class ObserverFactory:
     """Builds observers of one class with fixed arguments: `cls(**kwargs)`, new at each call.
@@ -48,7 +52,7 @@ class ObserverFactory:
     kwargs: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        known = [name for name in inspect.signature(self.cls.__init__).parameters if name != "self"]
+        known = _argument_names(self.cls)
         for name, _ in self.kwargs:
             if name not in known:
                 raise JitQuantTypeError(
@@ -59,9 +63,24 @@ class ObserverFactory:
         """Return a new observer."""
         return self.cls(**dict(self.kwargs))
 
-    def with_args(self, **kwargs: Any) -> "ObserverFactory":
-        """Return a factory with these arguments added to (or in place of) this one's."""
-        return ObserverFactory(self.cls, tuple(sorted({**dict(self.kwargs), **kwargs}.items())))
+    def with_args(self, *args: Any, **kwargs: Any) -> "ObserverFactory":
+        """Return a factory with these arguments added to (or in place of) this one's.
+
+        Raises:
+            JitQuantTypeError: see above; more arguments than the class has, or one given twice.
+        """
+        names = _argument_names(self.cls)
+        if len(args) > len(names):
+            raise JitQuantTypeError(
+                f"{self.cls.__name__} has {len(names)} arguments, got {len(args)}: "
+                f"{', '.join(names)}"
+            )
+        given = dict(zip(names, args, strict=False))
+        twice = [name for name in given if name in kwargs]
+        if twice:
+            raise JitQuantTypeError(f"{self.cls.__name__} got the argument {twice[0]!r} twice")
+        merged = {**dict(self.kwargs), **given, **kwargs}
+        return ObserverFactory(self.cls, tuple(sorted(merged.items())))
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.kwargs)
@@ -198,9 +217,9 @@ class Observer(nn.Module):
         return quant_min, quant_max
 
     @classmethod
-    def with_args(cls, **kwargs: Any) -> ObserverFactory:
+    def with_args(cls, *args: Any, **kwargs: Any) -> ObserverFactory:
         """Return a factory that builds this observer with these arguments."""
-        return ObserverFactory(cls).with_args(**kwargs)
+        return ObserverFactory(cls).with_args(*args, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Record `x` (any shape) and return `x` itself.

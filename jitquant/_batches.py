@@ -1,0 +1,101 @@
+"""A batch as the arguments of forward."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jitquant.errors import JitQuantTypeError, JitQuantValueError
+
+__all__ = ["described", "run", "taken"]
+
+
+def run(model: torch.jit.ScriptModule, batch: Any, what: str) -> None:
+    """Run a model on a batch.
+
+    Args:
+        model: its forward is called.
+        batch: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
+        what: what the errors call the batch, such as "batch 3".
+
+    Raises:
+        JitQuantTypeError: batch is something else, or has something else than a tensor where
+            forward takes one.
+        JitQuantValueError: it has more elements than forward has arguments, keys that are none of
+            them, or lacks an argument that has no default.
+        Exception: what the model raised.
+    """
+    arguments = _arguments(model)
+    if isinstance(batch, Tensor):
+        batch = (batch,)
+    if isinstance(batch, Mapping):
+        given = dict(batch)
+        unknown = [repr(key) for key in given if key not in arguments]
+        if unknown:
+            raise JitQuantValueError(
+                f"{what} has the keys {', '.join(unknown)}, and forward takes {taken(model)}. "
+                "Leave out what is no input, such as labels."
+            )
+    elif isinstance(batch, tuple | list):
+        if len(batch) > len(arguments):
+            raise JitQuantValueError(
+                f"{what} has {len(batch)} elements, and forward takes {taken(model)}. Leave out "
+                "what is no input, such as labels: calibrate(prepared, (x for x, _ in loader))."
+            )
+        given = dict(zip(arguments, batch, strict=False))
+    else:
+        raise JitQuantTypeError(
+            f"{what} is {described(batch)}; expected a tensor, a tuple or list of arguments, or a "
+            f"dict of keyword arguments.{_advice(batch)}"
+        )
+    for name, argument in arguments.items():
+        if name not in given and not argument.has_default_value():
+            raise JitQuantValueError(
+                f"{what} is {described(batch)}, without the argument {name!r}; forward takes "
+                f"{taken(model)}."
+            )
+        wants_tensor = isinstance(argument.type, torch._C.TensorType)
+        if wants_tensor and name in given and not isinstance(given[name], Tensor):
+            raise JitQuantTypeError(
+                f"{what} has {described(given[name])} for the argument {name!r}, which is a "
+                f"tensor.{_advice(given[name])}"
+            )
+    if isinstance(batch, Mapping):
+        model(**batch)
+    else:
+        model(*batch)
+
+
+def taken(model: torch.jit.ScriptModule) -> str:
+    """What forward takes, such as "x: Tensor, scale: float = ..."."""
+    return ", ".join(
+        f"{name}: {argument.type}" + (" = ..." if argument.has_default_value() else "")
+        for name, argument in _arguments(model).items()
+    )
+
+
+def described(value: object) -> str:
+    """Such as "a float32 tensor (1, 3, 8, 8)", "a tuple (int, str)" or "a dict (x: int)"."""
+    if isinstance(value, Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"a {dtype} tensor {tuple(value.shape)}"
+    parts: Sequence[str] = ()
+    if isinstance(value, Mapping):
+        parts = [f"{key}: {described(part)}" for key, part in value.items()]
+    elif isinstance(value, tuple | list):
+        parts = [described(part) for part in value]
+    else:
+        return f"{type(value).__name__}"
+    shown = [*parts[:4], *(["..."] if len(parts) > 4 else [])]
+    return f"a {type(value).__name__} ({', '.join(shown)})"
+
+
+def _arguments(model: torch.jit.ScriptModule) -> dict[str, Any]:
+    schema: Any = model._c._get_method("forward").schema
+    return {argument.name: argument for argument in schema.arguments[1:]}
+
+
+def _advice(value: object) -> str:
+    is_array = type(value).__module__.partition(".")[0] == "numpy"
+    return " Make it one: torch.from_numpy(array)." if is_array else ""
