@@ -16,6 +16,7 @@
 #include "float_ops.h"
 #include "int8_before.h"
 #include "ir_util.h"
+#include "masks.h"
 #include "passes/passes.h"
 #include "qparams.h"
 #include "targets/engines.h"
@@ -86,7 +87,7 @@ class Planner {
     return isCandidate(node) && findRow(node)->role == Role::kAverages;
   }
 
-  std::string whyFloat(const Node* node) const {
+  std::string whyFloat(const Node* node) {
     if (before_.isInt8(node)) return "it was int8 before";
     const OpRow* row = findRow(node);
     if (row == nullptr) return whyFloatOp(node, program_.module);
@@ -106,7 +107,9 @@ class Planner {
     }
     std::string problem = listProblem(node);
     if (!problem.empty()) return problem;
-    if (row->role == Role::kObserved && isMaskOfSoftmax(node)) return "only a softmax reads it";
+    if (row->role == Role::kObserved && masks_.contain(node)) {
+      return "only softmax or attention reads it, beside float values";
+    }
     std::vector<Value*> values = dataInputs(node, *row);
     for (Value* result : resultsOf(node)) values.push_back(result);
     for (const Value* value : values) {
@@ -125,24 +128,6 @@ class Planner {
     if (node->kind() != c10::aten::batch_norm) return false;
     const Node* layer = node->input(0)->node();
     return isLayer(layer) && hasOneUse(layer->output()) && record(layer).qconfig < 0;
-  }
-
-  // Whether a float value, such as a mask of -inf, is added to what only a softmax reads.
-  static bool isMaskOfSoftmax(const Node* node) {
-    const auto& uses = node->output()->uses();
-    const bool feeds_softmax = std::all_of(uses.begin(), uses.end(), [](const jit::Use& use) {
-      return use.user->kind() == c10::aten::softmax || use.user->kind() == c10::aten::log_softmax;
-    });
-    if (uses.empty() || !feeds_softmax) return false;
-    const std::vector<Value*> values = dataInputs(node, *findRow(node));
-    return std::any_of(values.begin(), values.end(), [](const Value* value) {
-      const OpRow* row = findRow(value->node());
-      while (row != nullptr && row->role == Role::kSharesInput) {
-        value = value->node()->input(row->data[0]);
-        row = findRow(value->node());
-      }
-      return row == nullptr;
-    });
   }
 
   // The value whose qparams `value` has: up through ops that only move values.
@@ -436,6 +421,7 @@ class Planner {
   Method& method_;
   Aliases aliases_;
   Int8Before before_;
+  Masks masks_;
   std::shared_ptr<Plan> plan_ = std::make_shared<Plan>();
   std::vector<Node*> listed_;
   std::unordered_set<const Node*> candidates_;
