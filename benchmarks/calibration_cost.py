@@ -33,7 +33,7 @@ from tabulate import tabulate
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # runs from any folder
 
 import jitquant
-from benchmarks.compare_upstream import MODELS, OPTIONS, Quantizer, ours, torch_ao
+from benchmarks.quantizers import Quantizer, ours, torch_ao
 from benchmarks.report import (
     first_line,
     number,
@@ -42,8 +42,10 @@ from benchmarks.report import (
     silence_warnings,
     write_json,
 )
+from benchmarks.subjects import OPTIONS
 from tutorials.timing import Times, take_turns
 
+MODELS = ("resnet18", "mobilenet_v2", "mobilenet_v3_large", "googlenet", "resnet50")
 IMAGES = 16
 IMAGES_FOR_MEMORY = 4
 

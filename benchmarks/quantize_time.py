@@ -24,7 +24,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torchvision
@@ -33,8 +32,8 @@ from torch import Tensor, nn
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # runs from any folder
 
-import jitquant
 from benchmarks.memory import PeakMemory
+from benchmarks.quantizers import ours, torch_ao
 from benchmarks.report import number, print_environment, silence_warnings, write_json
 from tutorials.measure import run_all
 from tutorials.timing import timed
@@ -42,7 +41,7 @@ from tutorials.timing import timed
 SIZES = (100, 200, 400, 800, 1600)
 LONGEST_FOR_UPSTREAM = 200
 DENSENET = ("densenet201 scripted", "densenet201 traced")
-TOOLS = ("jitquant", "torch.ao")
+QUANTIZERS = {"jitquant": ours, "torch.ao": torch_ao}
 
 LARGEST_GROWTH = 1.2
 LARGEST_PART_OF_UPSTREAM = 0.5
@@ -129,7 +128,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="convolutions")
-    parser.add_argument("--only", choices=TOOLS, help="default: both")
+    parser.add_argument("--only", choices=list(QUANTIZERS), help="default: both")
     parser.add_argument(
         "--densenet", action=argparse.BooleanOptionalAction, default=True, help="densenet201 too"
     )
@@ -144,7 +143,7 @@ def parse_arguments() -> argparse.Namespace:
 def wanted(sizes: Sequence[int], only: str | None, densenet: bool) -> list[tuple[str, str]]:
     """Tools and models to measure."""
     models = [f"chain of {size}" for size in sizes] + list(DENSENET if densenet else ())
-    pairs = [(tool, name) for name in models for tool in TOOLS if only in (None, tool)]
+    pairs = [(tool, name) for name in models for tool in QUANTIZERS if only in (None, tool)]
     return [
         (tool, name)
         for tool, name in pairs
@@ -175,7 +174,7 @@ def measure(tool: str, name: str) -> Result:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model, samples = make(name)
-    prepare, convert = steps(tool)
+    quantizer = QUANTIZERS[tool]()
     weights = [*model.parameters(), *model.buffers()]
     result = Result(
         tool,
@@ -184,9 +183,9 @@ def measure(tool: str, name: str) -> Result:
         weights_mb=sum(tensor.nbytes for tensor in weights) / 1e6,
     )
     with PeakMemory() as peak, torch.no_grad():
-        prepared, prepare_ms = timed(lambda: prepare(model))
+        prepared, prepare_ms = timed(lambda: quantizer.prepare(model))
         run_all(prepared, samples)
-        converted, convert_ms = timed(lambda: convert(prepared))
+        converted, convert_ms = timed(lambda: quantizer.convert(prepared))
     if not all(output.isfinite().all() for output in run_all(converted, samples)):
         raise ValueError(f"{name} does not give finite values")
     result.prepare_s, result.convert_s = prepare_ms / 1e3, convert_ms / 1e3
@@ -211,27 +210,12 @@ def make(name: str) -> tuple[torch.jit.ScriptModule, list[Tensor]]:
     return made, [x, 2 * x]
 
 
-def steps(tool: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """prepare and convert."""
-    if tool == "jitquant":
-        qconfig_dict = {"": jitquant.get_default_qconfig("x86")}
-        return (
-            lambda model: jitquant.prepare_jit(model, qconfig_dict),
-            lambda model: jitquant.convert_jit(model),
-        )
-    from torch.ao.quantization import get_default_qconfig
-    from torch.ao.quantization.quantize_jit import convert_jit, prepare_jit
-
-    upstream_dict = {"": get_default_qconfig("x86")}
-    return lambda model: prepare_jit(model, upstream_dict), lambda model: convert_jit(model)
-
-
 def shortcomings(results: list[Result]) -> list[str]:
     """What is not as required, in words."""
     found = [f"{of.tool}, {of.model}: {of.failure}" for of in results if of.failure]
     measured = {(of.tool, of.model): of for of in results if not of.failure}
-    ours = [of for (tool, _), of in measured.items() if tool == "jitquant"]
-    chains = sorted((of for of in ours if of.model not in DENSENET), key=lambda of: of.convolutions)
+    own = [of for (tool, _), of in measured.items() if tool == "jitquant"]
+    chains = sorted((of for of in own if of.model not in DENSENET), key=lambda of: of.convolutions)
     if len(chains) > 1:
         growth = chains[-1].ms_per_convolution / chains[0].ms_per_convolution
         if growth > LARGEST_GROWTH:
@@ -239,7 +223,7 @@ def shortcomings(results: list[Result]) -> list[str]:
                 f"time per convolution, {chains[-1].model} over {chains[0].model}: {growth:.2f}, "
                 f"more than {LARGEST_GROWTH}"
             )
-    for of in ours:
+    for of in own:
         upstream = measured.get(("torch.ao", of.model))
         if upstream and of.seconds > LARGEST_PART_OF_UPSTREAM * upstream.seconds:
             part = of.seconds / upstream.seconds
@@ -282,7 +266,7 @@ def plot(results: list[Result], path: Path) -> None:
         ("rise of memory (MB)", lambda of: of.memory_mb),
     ]
     for axis, (title, value) in zip(axes, drawn, strict=True):
-        for tool in TOOLS:
+        for tool in QUANTIZERS:
             chains = [
                 of
                 for of in results

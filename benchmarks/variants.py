@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-import jitquant
+from benchmarks.quantizers import Quantizer, ours, torch_ao
 from benchmarks.subjects import OPTIONS, Subject
 from tutorials.measure import run_all
 
@@ -76,23 +76,14 @@ def make_frozen(subject: Subject, path: Path) -> None:
     torch.jit.save(torch.jit.freeze(subject.traced), path)
 
 
-def make_jitquant(engine: str) -> Callable[[Subject, Path], None]:
+def make_quantized(
+    quantizer: Callable[[str], Quantizer], engine: str
+) -> Callable[[Subject, Path], None]:
     def make(subject: Subject, path: Path) -> None:
-        prepared = jitquant.prepare_jit(subject.traced, {"": jitquant.get_default_qconfig(engine)})
+        steps = quantizer(engine)
+        prepared = steps.prepare(subject.traced)
         run_all(prepared, subject.calibration)
-        torch.jit.save(jitquant.convert_jit(prepared), path)
-
-    return make
-
-
-def make_torch_ao(engine: str) -> Callable[[Subject, Path], None]:
-    def make(subject: Subject, path: Path) -> None:
-        from torch.ao.quantization import get_default_qconfig
-        from torch.ao.quantization.quantize_jit import quantize_jit
-
-        qconfig_dict = {"": get_default_qconfig(engine)}
-        converted = quantize_jit(subject.traced, qconfig_dict, run_all, [subject.calibration])
-        torch.jit.save(converted, path)
+        torch.jit.save(steps.convert(prepared), path)
 
     return make
 
@@ -197,13 +188,13 @@ def export_onnx(subject: Subject, path: Path) -> None:
 VARIANTS = (
     Variant("float", "torch", ".pt", make_float),
     Variant("float, frozen", "torch", ".pt", make_frozen),
-    Variant("torch.ao x86", "torch", ".pt", make_torch_ao("x86")),
-    Variant("torch.ao onednn", "torch", ".pt", make_torch_ao("onednn"), engine="onednn"),
+    Variant("torch.ao x86", "torch", ".pt", make_quantized(torch_ao, "x86")),
+    Variant("torch.ao onednn", "torch", ".pt", make_quantized(torch_ao, "onednn"), engine="onednn"),
     Variant(
         "torch.ao fbgemm",
         "torch",
         ".pt",
-        make_torch_ao("fbgemm"),
+        make_quantized(torch_ao, "fbgemm"),
         engine="fbgemm",
         file_of="torch.ao x86",
     ),
@@ -217,6 +208,6 @@ VARIANTS = (
         needs=("onnx", "onnxruntime"),
     ),
     Variant("OpenVINO", "openvino", ".xml", make_openvino, needs=("onnx", "openvino", "nncf")),
-    Variant("jitquant", "torch", ".pt", make_jitquant("x86")),
-    Variant("jitquant onednn", "torch", ".pt", make_jitquant("onednn"), engine="onednn"),
+    Variant("jitquant", "torch", ".pt", make_quantized(ours, "x86")),
+    Variant("jitquant onednn", "torch", ".pt", make_quantized(ours, "onednn"), engine="onednn"),
 )

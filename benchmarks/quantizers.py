@@ -1,0 +1,34 @@
+"""The TorchScript quantizers that benchmarks compare: two steps, with calibration between them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+import jitquant
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """The two graph steps of a quantizer."""
+
+    prepare: Callable[[torch.jit.ScriptModule], torch.jit.ScriptModule]
+    convert: Callable[[torch.jit.ScriptModule], torch.jit.ScriptModule]
+
+
+def ours(engine: str = "x86") -> Quantizer:
+    qconfig_dict = {"": jitquant.get_default_qconfig(engine)}
+    return Quantizer(
+        lambda model: jitquant.prepare_jit(model, qconfig_dict),
+        lambda model: jitquant.convert_jit(model),
+    )
+
+
+def torch_ao(engine: str = "x86") -> Quantizer:
+    from torch.ao.quantization import get_default_qconfig
+    from torch.ao.quantization.quantize_jit import convert_jit, prepare_jit
+
+    qconfig_dict = {"": get_default_qconfig(engine)}
+    return Quantizer(
+        lambda model: prepare_jit(model, qconfig_dict), lambda model: convert_jit(model)
+    )
