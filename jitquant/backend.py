@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tabulate import tabulate
 
 from jitquant import _C
+from jitquant._table import table
 from jitquant.errors import JitQuantTypeError, JitQuantValueError
 from jitquant.observers import Observer
 
@@ -141,8 +141,7 @@ class Capabilities:
             for op in of.ops
         ]
         headers = ("op", "int8 op", "with relu", "per channel", "fixed qparams", "remark")
-        tables = tabulate(general, headers=("engine", of.name)), tabulate(rows, headers=headers)
-        return "\n\n".join(tables)
+        return f"{table(('engine', of.name), general)}\n\n{table(headers, rows)}"
 
 
 def _yes(value: bool | None) -> str:

@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 import torch
-from tabulate import tabulate
 
 from jitquant import _checks, _state
+from jitquant._table import table
 from jitquant.errors import JitQuantValueError
 
 __all__ = ["Coverage", "OpCoverage", "coverage"]
@@ -68,7 +68,7 @@ class Coverage:
             for op in self.ops
         ]
         headers = ("method", "module", "op", "runs in", "how or why", "source")
-        return f"{tabulate(rows, headers=headers)}\n\n{self.summary()}"
+        return f"{table(headers, rows)}\n\n{self.summary()}"
 
 
 def coverage(model: torch.jit.ScriptModule) -> Coverage:

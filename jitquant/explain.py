@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from tabulate import tabulate
 
 from jitquant import _C, _checks
 from jitquant._configure import decide
 from jitquant._resolve import Decision
+from jitquant._table import table
 from jitquant.qconfig import QConfig
 
 if TYPE_CHECKING:
@@ -40,12 +40,11 @@ class Explanation:
         numbers = {qconfig: f"#{index}" for index, qconfig in enumerate(self.qconfigs, 1)}
         rows = [_row(decision, numbers) for decision in self.decisions]
         headers = ("method", "module", "op", "index", "qconfig", "decided by", "source")
-        table = tabulate(rows, headers=headers, disable_numparse=True)
         legend = [
             f"{number}: activation {qconfig.activation!r}, weight {qconfig.weight!r}"
             for qconfig, number in numbers.items()
         ]
-        return "\n".join([table, "", *legend])
+        return "\n".join([table(headers, rows), "", *legend])
 
 
 def _row(decision: Decision, numbers: dict[QConfig, str]) -> Sequence[str]:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from tabulate import tabulate
 
 from jitquant import _checks, _state
+from jitquant._table import table
 from jitquant.backend import BACKENDS
 from jitquant.errors import JitQuantError, JitQuantValueError
 
@@ -51,7 +51,7 @@ class Check:
             (each.what, each.needs, each.has, each.problem or "ok") for each in self.requirements
         ]
         headers = ("", "the file needs", "here", "")
-        return str(tabulate(rows, headers=headers, disable_numparse=True))
+        return table(headers, rows)
 
 
 def check(model: torch.jit.ScriptModule, strict: bool = True) -> Check:
