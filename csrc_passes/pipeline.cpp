@@ -71,7 +71,9 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
   pipeline.run("canonicalize_linear", {"functionalize"}, canonicalizeLinear);
   pipeline.run("split_bias", {"fold_weights", "canonicalize", "canonicalize_linear"}, splitBias);
   pipeline.run("canonicalize_arithmetic", {"functionalize"}, canonicalizeArithmetic);
-  pipeline.run("canonicalize_stack", {"functionalize"}, canonicalizeStack);
+  pipeline.run("split_lists", {"functionalize"}, splitLists);
+  pipeline.run("canonicalize_stack", {"split_lists"}, canonicalizeStack);
+  pipeline.run("canonicalize_shuffle", {"functionalize"}, canonicalizeShuffle);
   pipeline.run("simplify", {"canonicalize", "functionalize"}, simplify);
 }
 

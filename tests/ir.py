@@ -36,7 +36,9 @@ PREPARE_PASSES = [
     "canonicalize_linear",
     "split_bias",
     "canonicalize_arithmetic",
+    "split_lists",
     "canonicalize_stack",
+    "canonicalize_shuffle",
     "simplify",
     "configure",
     "fold_conv_bn",
@@ -178,6 +180,13 @@ def assert_same_output(
     with torch.no_grad():
         results = [f(*(value.clone() for value in inputs)) for f in (actual, expected)]
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=atol)
+
+
+def steps_apart(int8: Any, debug: Any, *inputs: Tensor) -> float:
+    """The largest difference in quantization steps of the output, which debug's last one has."""
+    *_, last = debug.graph.findAllNodes("aten::quantize_per_tensor")
+    scale = list(last.inputs())[1].toIValue()
+    return float((int8(*inputs) - debug(*inputs)).abs().max() / scale)
 
 
 def reasons(model: torch.jit.ScriptModule, method: str = "forward") -> list[tuple[str, str]]:

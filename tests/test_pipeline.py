@@ -24,7 +24,9 @@ NORMAL_FORM = [
     "canonicalize_linear",
     "split_bias",
     "canonicalize_arithmetic",
+    "split_lists",
     "canonicalize_stack",
+    "canonicalize_shuffle",
     "simplify",
 ]
 PREPARE = [
@@ -80,7 +82,9 @@ NEEDS = {
     "canonicalize_linear": ["fold_attributes", "functionalize"],
     "split_bias": ["fold_weights", "canonicalize_linear"],
     "canonicalize_arithmetic": ["functionalize"],
-    "canonicalize_stack": ["functionalize"],
+    "split_lists": ["functionalize"],
+    "canonicalize_stack": ["split_lists"],
+    "canonicalize_shuffle": ["functionalize"],
     "simplify": ["canonicalize", "functionalize"],
     "fold_conv_bn": ["canonicalize", "simplify"],
     "rewrite_conv_transpose": ["configure"],

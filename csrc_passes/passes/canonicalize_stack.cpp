@@ -6,7 +6,7 @@
 //   %a = aten::unsqueeze(%x, %one); %b = aten::unsqueeze(%y, %one)
 //   %l = prim::ListConstruct(%a, %b); %s = aten::cat(%l, %one)
 //
-// Needs:  functionalize, which turns appends into one list.
+// Needs:  split_lists, which gives each reader a list of its own.
 // Leaves: lists that have another user or are built at run time.
 
 #include <torch/csrc/jit/passes/dead_code_elimination.h>

@@ -19,6 +19,7 @@ from tests.ir import (
     reasons,
     sample,
     scripted,
+    steps_apart,
     traced,
 )
 
@@ -98,13 +99,6 @@ def packed_shapes(int8: Any) -> list[tuple[int, ...]]:
         if hasattr(value, "unpack"):
             shapes.append(tuple(value.unpack()[0].shape))
     return shapes
-
-
-def steps_apart(int8: Any, debug: Any, x: Tensor) -> float:
-    """In steps of the output, which the last quantize of the debug model has."""
-    *_, last = debug.graph.findAllNodes("aten::quantize_per_tensor")
-    scale = list(last.inputs())[1].toIValue()
-    return float((int8(x) - debug(x)).abs().max() / scale)
 
 
 class Hardswish(Block):
