@@ -152,6 +152,13 @@ void removeFutures(const std::shared_ptr<jit::Graph>& graph) {
   graph->remapTypes(withoutFutures);
 }
 
+// Tracing notes paths below "__module", and freezing a traced model keeps them.
+std::string tracedPath(const Node* node) {
+  const std::string path = modulePath(node);
+  const std::string prefix = "__module.";
+  return path.rfind(prefix, 0) == 0 ? path.substr(prefix.size()) : path;
+}
+
 }  // namespace
 
 std::shared_ptr<jit::Graph> inlinedGraph(const jit::Function& method, const jit::Module* root) {
@@ -165,7 +172,7 @@ std::shared_ptr<jit::Graph> inlinedGraph(const jit::Function& method, const jit:
   auto& function = const_cast<jit::Function&>(method);
   function.ensure_defined();
   auto graph = jit::toGraphFunction(function).graph()->copy();
-  for (Node* node : allNodes(*graph)) setModulePath(node, modulePath(node));
+  for (Node* node : allNodes(*graph)) setModulePath(node, tracedPath(node));
   Inliner(root).run(*graph->nodes().begin(), graph->return_node());
   for (const Node* node : allNodes(*graph)) check(node);
   removeFutures(graph);

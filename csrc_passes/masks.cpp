@@ -14,22 +14,21 @@ namespace {
 
 // The input that an op masks by, or takes the exponentials of.
 const std::map<std::string, size_t>& maskInputs() {
-  static const auto* const inputs = new std::map<std::string, size_t>{
-      {"aten::softmax", 0},
-      {"aten::log_softmax", 0},
-      {"aten::_masked_softmax", 0},
-      {"aten::scaled_dot_product_attention", 3},
-      {"aten::_native_multi_head_attention", 9},
-      {"aten::_transformer_encoder_layer_fwd", 18}};
+  static const auto* const inputs =
+      new std::map<std::string, size_t>{{"aten::softmax", 0},
+                                        {"aten::log_softmax", 0},
+                                        {"aten::_masked_softmax", 0},
+                                        {"aten::scaled_dot_product_attention", 3},
+                                        {"aten::_native_multi_head_attention", 9},
+                                        {"aten::_transformer_encoder_layer_fwd", 18}};
   return *inputs;
 }
 
 // Ops whose output is a mask where their first input is one, besides those that move values.
 bool handsOnMasks(const Node* node) {
-  static constexpr c10::Symbol kinds[] = {c10::prim::unchecked_cast, c10::aten::add,
-                                          c10::aten::mul,            c10::aten::div,
-                                          c10::aten::baddbmm,        c10::aten::masked_fill,
-                                          c10::aten::where,          c10::aten::to};
+  static constexpr c10::Symbol kinds[] = {
+      c10::prim::unchecked_cast, c10::aten::add,         c10::aten::mul,   c10::aten::div,
+      c10::aten::baddbmm,        c10::aten::masked_fill, c10::aten::where, c10::aten::to};
   return std::find(std::begin(kinds), std::end(kinds), node->kind()) != std::end(kinds);
 }
 
@@ -59,7 +58,8 @@ bool Masks::isMaskAt(const jit::Use& use) {
   }
   const auto found = maskInputs().find(user->kind().toQualString());
   if (found != maskInputs().end()) return found->second == use.offset;
-  const bool hands_on = handsOnMasks(user) || (isOfRole(user, Role::kSharesInput) && use.offset == 0);
+  const bool hands_on =
+      handsOnMasks(user) || (isOfRole(user, Role::kSharesInput) && use.offset == 0);
   return hands_on && isMask(user->output(0));
 }
 

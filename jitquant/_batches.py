@@ -68,9 +68,10 @@ def run(model: torch.jit.ScriptModule, batch: Any, what: str) -> None:
 
 
 def taken(model: torch.jit.ScriptModule) -> str:
-    """What forward takes, such as "x: Tensor, scale: float = ..."."""
+    """What forward takes, such as "x: Tensor, scale: float = 2.0"."""
     return ", ".join(
-        f"{name}: {argument.type}" + (" = ..." if argument.has_default_value() else "")
+        f"{name}: {argument.type}"
+        + (f" = {argument.default_value!r}" if argument.has_default_value() else "")
         for name, argument in _arguments(model).items()
     )
 

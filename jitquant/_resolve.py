@@ -125,11 +125,12 @@ class _Rules:
 
     def check(self, ops: Sequence[OpInfo], written: Sequence[str]) -> None:
         """Raise for the first rule that matches nothing."""
-        paths = dict.fromkeys([*self._types, *(op.module for op in ops)])
+        running = (path for op in ops for path in enclosing(op.module))
+        paths = dict.fromkeys([*self._types, *running])
         names = dict.fromkeys([*(n for op in ops for n in op_names(op.written, op.kind)), *written])
         names.update(dict.fromkeys(self._types.values()))
         for rule in self._mapping.rules:
-            problem = _problem(rule, ops, paths, names)
+            problem = _problem(rule, ops, paths, names, self._types)
             if problem and rule.required:
                 raise JitQuantValueError(
                     f"qconfig_dict: the rule {rule} matches nothing: {problem}"
@@ -141,29 +142,37 @@ _NO_MODULES = (
     "with ops, or a predicate."
 )
 
+_PATTERN = "For regular expressions use module_name_regex; a name covers all inside of its module."
+
 
 def _problem(
-    rule: "Rule", ops: Sequence[OpInfo], paths: Mapping[str, None], names: Mapping[str, None]
+    rule: "Rule",
+    ops: Sequence[OpInfo],
+    paths: Mapping[str, None],
+    names: Mapping[str, None],
+    types: Mapping[str, str],
 ) -> str:
     """Why a rule matches nothing, and what may have been meant; "" if it matches."""
     if rule.kind == "object_type":
-        return "" if rule.key[0] in names else _type_problem(rule.key[0], paths, names)
+        return "" if rule.key[0] in names else _type_problem(rule.key[0], names, types)
     if rule.kind == "module_name_regex":
         return _regex_problem(rule.key[0], paths)
     if rule.kind in ("module_name", "module_name_object_type_order") and rule.key[0] not in paths:
         if not any(paths):
             return _NO_MODULES
-        return f"the model has no submodule {rule.key[0]!r}. {nearest(rule.key[0], paths)}"
+        problem = f"the model has no submodule {rule.key[0]!r}. {nearest(rule.key[0], paths)}"
+        is_pattern = any(character in rule.key[0] for character in "*?[(|")
+        return f"{problem} {_PATTERN}" if is_pattern else problem
     if rule.kind == "module_name_object_type_order":
         return _order_problem(rule.key, ops)
     return ""
 
 
-def _type_problem(name: str, paths: Mapping[str, None], names: Mapping[str, None]) -> str:
+def _type_problem(name: str, names: Mapping[str, None], types: Mapping[str, str]) -> str:
     ops = [each for each in names if "::" in each]
     if "::" in name:
         return f"the model has no op of that type. {nearest(name, ops)}"
-    if not any(paths):
+    if not any(types):
         return f"{_NO_MODULES} {nearest(name, ops)}"
     classes = [each for each in names if "::" not in each]
     return f"the model has no module of that class. {nearest(name, classes)}"

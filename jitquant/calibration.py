@@ -244,6 +244,8 @@ def _run(
                     running = _NO_BATCH
         except KeyboardInterrupt:
             return Calibration(done, True)
+        except JitQuantError:
+            raise
         except Exception as error:
             at = "data gave none"
             if running is not _NO_BATCH:

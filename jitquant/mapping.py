@@ -11,7 +11,6 @@ from typing import Any, TypeGuard
 import torch
 
 from jitquant import _torch_ao
-from jitquant._nearest import nearest
 from jitquant._plain import parse, read_qconfig, write_qconfig
 from jitquant._type_names import type_name
 from jitquant.errors import JitQuantTypeError, JitQuantValueError
@@ -355,8 +354,9 @@ def _of_torch_ao(config: Any, where: str) -> QConfigMapping:
 
 def _with_entry(mapping: QConfigMapping, key: object, value: object, where: str) -> QConfigMapping:
     if not isinstance(key, str):
+        advice = " For a type give {'object_type': [(type, qconfig)]}." if callable(key) else ""
         raise JitQuantTypeError(
-            f"{where}: keys are submodule names, got {key!r} of type {type(key).__name__}."
+            f"{where}: keys are submodule names, got {key!r} of type {type(key).__name__}.{advice}"
         )
     entry = f"{where}[{key!r}]"
     lines = _lines(key, value)
@@ -367,8 +367,8 @@ def _with_entry(mapping: QConfigMapping, key: object, value: object, where: str)
     if _is_list(value) or _is_table(value):
         raise JitQuantTypeError(
             f"{entry}: got a {type(value).__name__}, and the keys for lists of rules are "
-            f"{', '.join(map(repr, KINDS[1:]))}. {nearest(key, KINDS)} Any other key is the path "
-            "of a submodule, with one qconfig or None."
+            f"{', '.join(map(repr, KINDS[1:]))}. Any other key is the path of a "
+            "submodule, with one qconfig or None."
         )
     if key == "":
         return mapping._with("", (), value, entry)

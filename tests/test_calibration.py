@@ -261,7 +261,7 @@ class Arguments(nn.Module):
         return z
 
 
-TAKES = "x: Tensor, y: Tensor, scale: float = ..."
+TAKES = "x: Tensor, y: Tensor, scale: float = 2.0"
 X = torch.ones(2, 4)
 
 

@@ -7,22 +7,22 @@ from typing import Any
 import pytest
 import torch
 import torch.ao.quantization as torch_ao
-from torch import nn
+from torch import Tensor, nn
 
 import jitquant
 from jitquant import QConfigMapping
 from jitquant._nearest import nearest, nearest_to_regex
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 from jitquant.observers import MinMaxObserver
-from tests.models import PlainNet, ResidualNet, scripted
+from tests.models import PlainNet, ResidualNet, scripted, traced
 
 A = jitquant.default_qconfig
 EITHER = "expected a jitquant.QConfig or torch.ao.quantization.QConfig, "
 WHOLE = "qconfig_dict must be a dict of submodule names to qconfigs, such as "
 OTHER_KEY = (
     "and the keys for lists of rules are 'object_type', 'module_name_regex', 'module_name', "
-    "'module_name_object_type_order'. The nearest names are: 'object_type'. Any other key is the "
-    "path of a submodule, with one qconfig or None."
+    "'module_name_object_type_order'. Any other key is the path of a submodule, with one qconfig or "
+    "None."
 )
 
 
@@ -178,3 +178,36 @@ def test_nearest_to_a_regex(regex: str, expected: str) -> None:
 def test_a_model_with_names() -> None:
     with pytest.raises(JitQuantError, match=r"It has 'stem', 'conv2', 'bn2', 'relu', 'pool'"):
         jitquant.prepare_jit(scripted(ResidualNet()), {"encoder": A})
+
+
+def test_keys_that_are_types_or_patterns() -> None:
+    model = scripted(ResidualNet())
+    with pytest.raises(JitQuantTypeError, match=r"For a type give \{'object_type': \[\(type, qc"):
+        jitquant.prepare_jit(model, {nn.Linear: A})  # type: ignore[dict-item]
+    message = (
+        "For regular expressions use module_name_regex; a name covers all inside of its module."
+    )
+    with pytest.raises(JitQuantValueError, match=f" {re.escape(message)}$"):
+        jitquant.prepare_jit(model, {"stem.*": A})
+
+
+class Nested(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.a(x) + x
+        return y
+
+
+def test_a_frozen_trace_has_the_paths_of_its_ops() -> None:
+    frozen = torch.jit.freeze(traced(Nested(), torch.ones(2, 4)))
+    prepared = jitquant.prepare_jit(frozen, {"": A, "a.1": None})
+    assert [(op.module, op.op) for op in jitquant.coverage(prepared).float] == [
+        ("a.1.0", "aten::linear")
+    ]
+    with pytest.raises(JitQuantValueError, match=r"The nearest names are: 'a\.1\.0', 'a\.1'\.$"):
+        jitquant.prepare_jit(frozen, {"a.1.1": A})
+    with pytest.raises(JitQuantValueError, match=f"{re.escape(NO_MODULES)} The nearest names are:"):
+        jitquant.prepare_jit(frozen, {"object_type": {nn.Linear: A}})

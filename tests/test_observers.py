@@ -791,3 +791,11 @@ def test_arguments_of_with_args_may_be_positional() -> None:
         JitQuantTypeError, match=r"^FixedQParamsObserver got the argument 'scale' t"
     ):
         FixedQParamsObserver.with_args(0.5, scale=0.5)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_nested_tensors_leave_no_trace() -> None:
+    nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)])
+    for observer in (MinMaxObserver(), torch.jit.script(HistogramObserver())):
+        assert observer(nested) is nested
+        assert (observer.calls, observer.shapes, observer.seen_dtypes) == (0, [], [])

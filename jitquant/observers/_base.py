@@ -224,8 +224,9 @@ class Observer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Record `x` (any shape) and return `x` itself.
 
-        A tensor without elements leaves no trace. One that is not floating point leaves only its
-        dtype and shape. float16, bfloat16 and float64 values are observed as float32.
+        A tensor that is nested or has no elements leaves no trace. One that is not floating point
+        leaves only its dtype and shape. float16, bfloat16 and float64 values are observed as
+        float32.
         """
         if self._accepts(x):
             self._observe(x)
@@ -277,7 +278,7 @@ class Observer(nn.Module):
         raise NotImplementedError("an observer class must define _merge_statistics to be merged")
 
     def _accepts(self, x: Tensor) -> bool:
-        if x.numel() == 0:
+        if x.is_nested or x.numel() == 0:
             return False
         if not torch.ops.jitquant.is_recorded(x, self.shapes, self.seen_dtypes):
             self._record(x)
