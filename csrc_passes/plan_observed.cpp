@@ -1,0 +1,77 @@
+// Which values are observed, and of which only shapes are kept.
+
+#include "plan_draft.h"
+
+#include <algorithm>
+
+namespace jitquant {
+
+using jit::Node;
+using jit::Value;
+
+namespace {
+
+class Lister {
+ public:
+  explicit Lister(PlanDraft& draft) : draft_(draft) {}
+
+  // In graph order, so that the observers' names do not depend on addresses.
+  void run() {
+    listBlock(draft_.method.graph->block());
+    for (Value* input : draft_.method.graph->inputs()) {
+      if (isTensor(input) && has_shapes_.insert(input).second) draft_.plan->shapes_only.push_back(input);
+    }
+  }
+
+
+ private:
+  void listBlock(jit::Block* block) {
+    for (Value* input : block->inputs()) listIfNeeded(input);
+    for (Node* node : block->nodes()) {
+      for (jit::Block* inner : node->blocks()) listBlock(inner);
+      for (Value* output : node->outputs()) listIfNeeded(output);
+      if (draft_.plan->int8.count(node) != 0) listShapes(node);
+    }
+  }
+
+  void listIfNeeded(Value* value) {
+    const Node* op = value->node();
+    const auto absorbed = draft_.plan->absorbed_by.find(op);
+    if (absorbed != draft_.plan->absorbed_by.end()) op = absorbed->second;
+    const bool is_output = draft_.isCompute(op) && draft_.plan->outputOf(const_cast<Node*>(op)) == value;
+    if (is_output) {
+      if (findRow(op)->role == Role::kFixedQParams) return;
+      observe(value, draft_.record(op).qconfig);
+    } else if (draft_.isAverage(op) && draft_.plan->int8.count(op) != 0) {
+      observe(value, draft_.record(op).qconfig);
+    } else if (const auto found = draft_.needed.find(value); found != draft_.needed.end()) {
+      observe(value, found->second);
+    }
+  }
+
+  void observe(Value* value, int64_t qconfig) {
+    draft_.plan->observed.push_back({value, qconfig});
+    has_shapes_.insert(value);
+  }
+
+  void listShapes(const Node* node) {
+    const OpRow& row = *findRow(node);
+    const auto bounds = activationBounds(node);
+    const bool only_moves =
+        row.role == Role::kSharesInput && !bounds && node->kind() != c10::aten::max_pool1d &&
+        node->kind() != c10::aten::max_pool2d && node->kind() != c10::aten::max_pool3d;
+    if (only_moves) return;
+    for (Value* value : dataInputs(node, row)) {
+      if (has_shapes_.insert(value).second) draft_.plan->shapes_only.push_back(value);
+    }
+  }
+
+  PlanDraft& draft_;
+  std::unordered_set<const Value*> has_shapes_;
+};
+
+}  // namespace
+
+void listObserved(PlanDraft& draft) { Lister(draft).run(); }
+
+}  // namespace jitquant
