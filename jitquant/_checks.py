@@ -1,7 +1,7 @@
 """Checks of what the user passes in. Each raises an error that says what to do instead."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -96,12 +96,17 @@ def check_tensors(model: torch.jit.ScriptModule, function: str) -> None:
             )
 
 
-def check_run_fn(run_fn: object) -> None:
-    """Raise unless `run_fn` can be called."""
+def check_run_fn(run_fn: object, run_args: object) -> None:
+    """Raise unless `run_fn` can be called, and `run_args` are its further arguments."""
     if not callable(run_fn):
         raise JitQuantTypeError(
             "quantize_jit: run_fn must be a function that runs the prepared model on sample "
             f"inputs, got {type(run_fn).__name__}."
+        )
+    if not isinstance(run_args, Sequence) or isinstance(run_args, str):
+        raise JitQuantTypeError(
+            "quantize_jit: run_args must be a list or tuple of the arguments of run_fn behind the "
+            f"model, got {type(run_args).__name__}. For a single argument give [argument]."
         )
 
 

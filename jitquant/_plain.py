@@ -130,8 +130,10 @@ def parse(text: str, form: str, where: str) -> Mapping[str, Any]:
 
     Raises:
         JitQuantValueError: a text of another form.
-        JitQuantTypeError: a JSON text that holds no dict.
+        JitQuantTypeError: no text, or a JSON text that holds no dict.
     """
+    if not isinstance(text, str):
+        raise JitQuantTypeError(f"{where}: expected a text, got {type(text).__name__}.")
     try:
         found = json.loads(text) if form == "json" else tomllib.loads(text)
     except ValueError as error:

@@ -70,8 +70,9 @@ def calibrate(
     """
     _check(prepared, data, batches, "calibrate")
     before = _states(prepared)
+    total, numbers = _length(data, batches), itertools.count()
     try:
-        done = _run(prepared, itertools.islice(data, batches), _length(data, batches), progress)
+        done = _run(prepared, itertools.islice(data, batches), total, progress, numbers)
     except Exception:
         _restore(prepared, before)
         raise
@@ -167,10 +168,13 @@ def calibrate_distributed(
         if not sharded:
             data, total = _shard(data, batches, rank, world), total and -(-(total - rank) // world)
         shard = itertools.islice(data, batches if sharded else None)
-        done = _run(prepared, shard, total, progress and rank == 0)
+        numbers = itertools.count() if sharded else itertools.count(rank, world)
+        done = _run(prepared, shard, total, progress and rank == 0, numbers)
     except Exception as caught:
         error = caught
-    message = None if error is None else f"{type(error).__name__}: {error}"
+    message = None
+    if error is not None:
+        message = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
     states = _states(prepared) if error is None else []
     mine = (message, fingerprint, before if rank == 0 else [], states, done)
     gathered: list[Any] = [None] * world
@@ -185,7 +189,7 @@ def calibrate_distributed(
     if error is not None:
         raise error
     if failures:
-        raise JitQuantError(f"calibrate_distributed: {'; '.join(failures)}.")
+        raise JitQuantError(f"calibrate_distributed: {'; '.join(failures).rstrip('.')}.")
     _restore(prepared, gathered[0][2], *(each[3] for each in gathered))
     all_done = [each[4] for each in gathered]
     return Calibration(
@@ -227,9 +231,14 @@ def _shard(data: Iterable[Any], batches: int | None, rank: int, world: int) -> I
 
 
 def _run(
-    model: torch.jit.ScriptModule, data: Iterable[Any], total: int | None, progress: bool
+    model: torch.jit.ScriptModule,
+    data: Iterable[Any],
+    total: int | None,
+    progress: bool,
+    numbers: Iterator[int],
 ) -> Calibration:
     done = 0
+    number = next(numbers)
     running: Any = _NO_BATCH
     # disable=None shows the bar on terminals only.
     with tqdm(total=total, desc="calibrating", disable=None if progress else True) as bar:
@@ -238,10 +247,11 @@ def _run(
                 for batch in data:
                     running = batch
                     with _interrupts_afterwards():
-                        _batches.run(model, batch, f"batch {done}")
+                        _batches.run(model, batch, f"batch {number}")
                         done += 1
                         bar.update()
                     running = _NO_BATCH
+                    number = next(numbers)
         except KeyboardInterrupt:
             return Calibration(done, True)
         except JitQuantError:
@@ -250,7 +260,7 @@ def _run(
             at = "data gave none"
             if running is not _NO_BATCH:
                 at = f"it is {_batches.described(running)}; forward takes {_batches.taken(model)}"
-            error.add_note(f"jitquant was calibrating, at batch {done}: {at}.")
+            error.add_note(f"jitquant was calibrating, at batch {number}: {at}.")
             raise
     return Calibration(done, False)
 

@@ -78,6 +78,14 @@ class QConfigMapping:
     predicate: Predicate | None = None
     example_inputs: Any = field(default=None, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse a configuration: the class is called without arguments, or by its setters."""
+        if not (isinstance(self.rules, tuple) and all(isinstance(r, Rule) for r in self.rules)):
+            raise JitQuantTypeError(
+                f"QConfigMapping: rules must be a tuple of Rule, got {type(self.rules).__name__}. "
+                "Begin with QConfigMapping() and its setters, or with QConfigMapping.from_dict."
+            )
+
     def set_global(self, qconfig: object) -> "QConfigMapping":
         """All ops that no other rule matches.
 
@@ -274,6 +282,8 @@ class QConfigMapping:
             OSError: the file cannot be read.
             JitQuantTypeError, JitQuantValueError: also for a file of another form.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise JitQuantTypeError(f"from_file: expected a path, got {type(path).__name__}.")
         file = Path(path)
         form = file.suffix.removeprefix(".")
         if form not in ("json", "toml"):

@@ -40,7 +40,7 @@ def quantize_jit(
         model: a scripted, traced or loaded float32 model in eval mode, on the CPU.
         qconfig_dict: see `prepare_jit`.
         run_fn: calibrates; called as `run_fn(prepared_model, *run_args)`.
-        run_args: further arguments of run_fn.
+        run_args: list or tuple of further arguments of run_fn.
         inplace: also put the result into `model`, as the last step.
         debug, preserved_attrs: see `convert_jit`.
 
@@ -51,7 +51,7 @@ def quantize_jit(
         JitQuantError: see `prepare_jit` and `convert_jit`.
     """
     checked = _checks.check_script_module(model, "quantize_jit")
-    _checks.check_run_fn(run_fn)
+    _checks.check_run_fn(run_fn, run_args)
     prepared = _prepare(checked, qconfig_dict, None, "quantize_jit")
     run_fn(prepared, *run_args)
     return _finish(_convert(prepared, debug, preserved_attrs, None), checked, inplace)

@@ -432,6 +432,15 @@ def test_run_fn_that_is_no_function() -> None:
         UNTYPED.quantize_jit(model, QCONFIG, None, [])
 
 
+@pytest.mark.parametrize("run_args", [3, None, images(), "photos"], ids=lambda x: type(x).__name__)
+def test_run_args_that_are_no_list(run_args: Any) -> None:
+    """A tensor would be taken apart along its first dimension."""
+    model = scripted(PlainNet())
+    text = f"behind the model, got {type(run_args).__name__}. For a single argument give [argument]"
+    with refused(model, text, JitQuantTypeError):
+        UNTYPED.quantize_jit(model, QCONFIG, calibrate, run_args)
+
+
 # Types and devices
 
 

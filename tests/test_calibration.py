@@ -488,6 +488,8 @@ def test_every_rank_gets_what_one_process_gets(world: int, tmp_path: Path) -> No
     assert (tmp_path / "error1").read_text().startswith("RuntimeError: ")
     first = (tmp_path / "error0").read_text()
     assert first.startswith("JitQuantError: calibrate_distributed: rank 1: RuntimeError: ")
+    place = "jitquant was calibrating, at batch 1: it is a float32 tensor (2, 5, 8, 8)"
+    assert place in first and first.endswith("x: Tensor.")
 
 
 def test_distributed_needs_a_process_group() -> None:

@@ -180,6 +180,27 @@ def of_activation(plain: object) -> Callable[[], QConfigMapping]:
             "from_toml: no TOML text: Expected '=' after a key",
         ),
         (
+            lambda: QConfigMapping({"": None}),  # type: ignore[arg-type]
+            JitQuantTypeError,
+            "QConfigMapping: rules must be a tuple of Rule, got dict. Begin with QConfigMapping() "
+            "and its setters, or with QConfigMapping.from_dict.",
+        ),
+        (
+            lambda: QConfigMapping.from_json(3),  # type: ignore[arg-type]
+            JitQuantTypeError,
+            "from_json: expected a text, got int.",
+        ),
+        (
+            lambda: QConfigMapping.from_toml(b"x = 1"),  # type: ignore[arg-type]
+            JitQuantTypeError,
+            "from_toml: expected a text, got bytes.",
+        ),
+        (
+            lambda: QConfigMapping.from_file(3),  # type: ignore[arg-type]
+            JitQuantTypeError,
+            "from_file: expected a path, got int.",
+        ),
+        (
             lambda: QConfigMapping.from_file("mapping.yaml"),
             JitQuantValueError,
             "mapping.yaml: expected a name that ends in .json or .toml.",

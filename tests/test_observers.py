@@ -641,7 +641,7 @@ def test_moving_averages_merge_to_their_mean_weighted_by_calls(factory: Observer
 
 def test_merge_refuses_what_does_not_fit() -> None:
     for a, b, error, message in (
-        (MinMaxObserver(), HistogramObserver(), JitQuantTypeError, "of one class, got MinMaxObserver and HistogramObserver"),
+        (MinMaxObserver(), HistogramObserver(), JitQuantTypeError, "of one class, got MinMaxObserver and HistogramObserver$"),
         (MinMaxObserver(), torch.jit.script(MinMaxObserver()), JitQuantTypeError, "of which one is scripted"),
         (MinMaxObserver(), torch.nn.ReLU(), JitQuantTypeError, "takes two observers, got ReLU"),
         (HistogramObserver(), HistogramObserver(bins=256), JitQuantValueError, "bins is 2048 and 256"),

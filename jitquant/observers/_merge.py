@@ -34,7 +34,7 @@ def merge(a: AnyObserver, b: AnyObserver) -> AnyObserver:
     if _class_name(a) != _class_name(b) or type(a) is not type(b):
         raise JitQuantTypeError(
             f"merge takes two observers of one class, got {_class_name(a)} and {_class_name(b)}"
-            + ("" if type(a) is type(b) else ", of which one is scripted")
+            + (", of which one is scripted" if _is_scripted(a) != _is_scripted(b) else "")
         )
     for name in _ARGUMENTS:
         of_a, of_b = _plain(getattr(a, name, None)), _plain(getattr(b, name, None))
@@ -47,6 +47,10 @@ def merge(a: AnyObserver, b: AnyObserver) -> AnyObserver:
     merged.merge_state(other.state())
     result: AnyObserver = merged
     return result
+
+
+def _is_scripted(observer: torch.nn.Module) -> bool:
+    return isinstance(observer, torch.jit.ScriptModule)
 
 
 def _class_name(observer: torch.nn.Module) -> str:
