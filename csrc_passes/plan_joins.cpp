@@ -1,8 +1,8 @@
 // Which values of branches and loops join in int8.
 
-#include "plan_draft.h"
-
 #include <algorithm>
+
+#include "plan_draft.h"
 
 namespace jitquant {
 
@@ -26,7 +26,6 @@ class Joiner {
     }
   }
 
-
  private:
   bool isReadByInt8OpsOnly(const Value* value) const {
     return draft_.needed.count(value) != 0 && draft_.isObserved(value) &&
@@ -49,7 +48,8 @@ class Joiner {
     Value* last = loop->output(i);
     if (!isReadByInt8OpsOnly(carried)) return;
     Value* returned = source(body->outputs()[i + 1]);
-    const bool last_was_seen = draft_.isObserved(last) || (draft_.isObserved(returned) && draft_.isInt8Output(returned));
+    const bool last_was_seen =
+        draft_.isObserved(last) || (draft_.isObserved(returned) && draft_.isInt8Output(returned));
     if (!last_was_seen || !isOfOneRange(carried, draft_.isObserved(last) ? last : returned)) return;
     draft_.plan->joined.insert(carried);
     join(body->outputs()[i + 1], carried);
@@ -66,8 +66,8 @@ class Joiner {
 
   // Up through ops that move values, to a value that nothing else reads.
   Value* source(Value* value) const {
-    while (draft_.isPassing(sourceOf(value)) && hasOneUse(value) && !draft_.isAverage(sourceOf(value)) &&
-           sourceOf(value)->kind() != c10::aten::mul) {
+    while (draft_.isPassing(sourceOf(value)) && hasOneUse(value) &&
+           !draft_.isAverage(sourceOf(value)) && sourceOf(value)->kind() != c10::aten::mul) {
       value = PlanDraft::passedOn(value);
     }
     return value;

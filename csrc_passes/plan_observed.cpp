@@ -1,8 +1,8 @@
 // Which values are observed, and of which only shapes are kept.
 
-#include "plan_draft.h"
-
 #include <algorithm>
+
+#include "plan_draft.h"
 
 namespace jitquant {
 
@@ -19,10 +19,10 @@ class Lister {
   void run() {
     listBlock(draft_.method.graph->block());
     for (Value* input : draft_.method.graph->inputs()) {
-      if (isTensor(input) && has_shapes_.insert(input).second) draft_.plan->shapes_only.push_back(input);
+      if (isTensor(input) && has_shapes_.insert(input).second)
+        draft_.plan->shapes_only.push_back(input);
     }
   }
-
 
  private:
   void listBlock(jit::Block* block) {
@@ -38,7 +38,8 @@ class Lister {
     const Node* op = value->node();
     const auto absorbed = draft_.plan->absorbed_by.find(op);
     if (absorbed != draft_.plan->absorbed_by.end()) op = absorbed->second;
-    const bool is_output = draft_.isCompute(op) && draft_.plan->outputOf(const_cast<Node*>(op)) == value;
+    const bool is_output =
+        draft_.isCompute(op) && draft_.plan->outputOf(const_cast<Node*>(op)) == value;
     if (is_output) {
       if (findRow(op)->role == Role::kFixedQParams) return;
       observe(value, draft_.record(op).qconfig);

@@ -63,7 +63,8 @@ def read_qconfig(plain: object, where: str) -> object:
     """The qconfig that plain data stands for; anything but a dict and a string is returned as is.
 
     Args:
-        plain: what `write_qconfig` gives; "float" for None; "default" for `default_qconfig`; or
+        plain: what `write_qconfig` gives, where an observer's name may stand for a dict without
+            arguments; "float" for None; "default" for `default_qconfig`; or
             the name of an engine, such as "x86", for its default.
         where: what the errors call it.
 
@@ -96,10 +97,12 @@ def _read_name(name: str, where: str) -> QConfig | None:
 
 
 def _read_factory(plain: object, where: str) -> ObserverFactory:
+    if isinstance(plain, str):
+        plain = {"observer": plain}
     if not isinstance(plain, Mapping) or "observer" not in plain:
         raise JitQuantTypeError(
-            f"{where}: expected a dict with the key 'observer', such as "
-            f"{{'observer': 'MinMaxObserver'}}, got {plain!r}."
+            f"{where}: expected the name of an observer, or a dict with the key 'observer', such "
+            f"as {{'observer': 'MinMaxObserver'}}, got {plain!r}."
         )
     arguments = {key: value for key, value in plain.items() if key != "observer"}
     name = plain["observer"]
@@ -110,7 +113,7 @@ def _read_factory(plain: object, where: str) -> ObserverFactory:
     for key, kind in _TORCH_TYPES.items():
         if key not in arguments:
             continue
-        found = getattr(torch, str(arguments[key]), None)
+        found = getattr(torch, str(arguments[key]).removeprefix("torch."), None)
         if not isinstance(found, kind):
             raise JitQuantValueError(f"{where}: torch has no {key} {arguments[key]!r}.")
         arguments[key] = found

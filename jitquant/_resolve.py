@@ -109,8 +109,9 @@ class _Rules:
         try:
             answer = self._mapping.predicate(op)
         except Exception as error:
+            blind = " (op.shapes is None without example_inputs)" if op.shapes is None else ""
             raise JitQuantError(
-                f"the predicate raised {type(error).__name__} for {op}: {error}"
+                f"the predicate raised {type(error).__name__} for {op}: {error}{blind}"
             ) from error
         if answer is None or answer is NotImplemented:
             return answer

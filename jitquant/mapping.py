@@ -380,6 +380,8 @@ def _with_entry(mapping: QConfigMapping, key: object, value: object, where: str)
             f"{', '.join(map(repr, KINDS[1:]))}. Any other key is the path of a "
             "submodule, with one qconfig or None."
         )
+    if key == "global":  # a word of Python's, so no submodule
+        raise JitQuantValueError(f"{entry}: the key for the whole model is ''.")
     if key == "":
         return mapping._with("", (), value, entry)
     return mapping._with("module_name", (key,), value, entry)

@@ -180,6 +180,22 @@ def test_a_model_with_names() -> None:
         jitquant.prepare_jit(scripted(ResidualNet()), {"encoder": A})
 
 
+def test_the_key_of_the_whole_model() -> None:
+    message = "qconfig_dict['global']: the key for the whole model is ''."
+    with pytest.raises(JitQuantValueError, match=f"^{re.escape(message)}$"):
+        jitquant.prepare_jit(scripted(PlainNet()), {"global": A})
+
+
+def test_a_predicate_that_reads_shapes_without_example_inputs() -> None:
+    def wide(op: jitquant.OpInfo) -> Any:
+        return A if op.shapes[0][-1] > 8 else None  # type: ignore[index]
+
+    mapping = QConfigMapping().set_predicate(wide)
+    message = "is not subscriptable (op.shapes is None without example_inputs)"
+    with pytest.raises(JitQuantError, match=f"{re.escape(message)}$"):
+        mapping.explain(scripted(PlainNet()))
+
+
 def test_keys_that_are_types_or_patterns() -> None:
     model = scripted(ResidualNet())
     with pytest.raises(JitQuantTypeError, match=r"For a type give \{'object_type': \[\(type, qc"):

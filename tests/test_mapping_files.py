@@ -116,6 +116,15 @@ def test_a_dictionary_with_qconfigs_is_read_too() -> None:
     assert QConfigMapping.from_dict(given) == expected
 
 
+def test_short_spellings_of_a_qconfig() -> None:
+    weight = {"observer": "MinMaxObserver", "dtype": "torch.qint8"}
+    weight["qscheme"] = "torch.per_tensor_symmetric"
+    (rule,) = QConfigMapping.from_dict(
+        {"": {"activation": "HistogramObserver", "weight": weight}}
+    ).rules
+    assert rule.qconfig == jitquant.get_default_qconfig("qnnpack")
+
+
 class OwnObserver(MinMaxObserver):
     pass
 
@@ -223,10 +232,10 @@ def of_activation(plain: object) -> Callable[[], QConfigMapping]:
             "from_dict['object_type']: expected (object type, qconfig), got [].",
         ),
         (
-            of_activation("MinMaxObserver"),
+            of_activation(3),
             JitQuantTypeError,
-            "from_dict[''], activation: expected a dict with the key 'observer', such as "
-            "{'observer': 'MinMaxObserver'}, got 'MinMaxObserver'.",
+            "from_dict[''], activation: expected the name of an observer, or a dict with the key "
+            "'observer', such as {'observer': 'MinMaxObserver'}, got 3.",
         ),
         (
             of_activation({"observer": "MinMax"}),
