@@ -193,14 +193,20 @@ def measure(tool: str, name: str) -> Result:
         start = time.process_time()
         prepared = quantizer.prepare(model)
         result.prepare_s = time.process_time() - start
-        run_all(prepared, samples)
+        run_briefly(prepared, samples)
         start = time.process_time()
         converted = quantizer.convert(prepared)
         result.convert_s = time.process_time() - start
-    if not all(output.isfinite().all() for output in run_all(converted, samples)):
+    if not all(output.isfinite().all() for output in run_briefly(converted, samples)):
         raise ValueError(f"{name} does not give finite values")
     result.memory_mb = peak.mb
     return result
+
+
+def run_briefly(model: torch.jit.ScriptModule, samples: list[Tensor]) -> Tensor:
+    """The outputs, without what torch optimizes before it runs a graph: minutes for a long one."""
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        return run_all(model, samples)
 
 
 def make(name: str) -> tuple[torch.jit.ScriptModule, list[Tensor]]:
