@@ -155,6 +155,7 @@ Result Preparation::finish(const std::vector<int64_t>& decisions,
   pipeline.run("configure", {"simplify"}, [&](Program& program) { configure(program, decisions); });
   pipeline.run("fold_conv_bn", {"configure", "canonicalize_linear"}, foldConvBn);
   pipeline.run("rewrite_conv_transpose", {"fold_conv_bn"}, rewriteConvTranspose);
+  pipeline.run("rewrite_pixel_shuffle", {"fold_conv_bn", "configure"}, rewritePixelShuffle);
   pipeline.run("fold_pad", {"rewrite_conv_transpose"}, foldPad);
   pipeline.run("plan", {"fold_pad"}, [&](Program& program) {
     listOps(program);

@@ -43,6 +43,7 @@ PREPARE_PASSES = [
     "configure",
     "fold_conv_bn",
     "rewrite_conv_transpose",
+    "rewrite_pixel_shuffle",
     "fold_pad",
     "plan",
     "keep_state",

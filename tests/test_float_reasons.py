@@ -43,7 +43,10 @@ FUNCTIONS: dict[str, tuple[Function, str]] = {
     "lp_pool2d": (lambda y: F.lp_pool2d(y, 2.0, 2), "aten::abs"),
     "local_response_norm": (lambda y: F.local_response_norm(y, 2), "aten::pad"),
     "reflect_pad": (lambda y: F.pad(y, (1, 1, 1, 1), mode="reflect"), "aten::pad"),
-    "pixel_shuffle": (lambda y: F.pixel_shuffle(y, 2).repeat(1, 4, 1, 1), "aten::pixel_shuffle"),
+    "pixel_shuffle": (
+        lambda y: F.pixel_shuffle(y.flip(1), 2).repeat(1, 4, 1, 1),
+        "aten::pixel_shuffle",
+    ),
     "roll": (lambda y: y.roll(1, 3), "aten::roll"),
     "hstack": (lambda y: torch.hstack([y, y])[:, :8], "aten::hstack"),
     "maximum": (lambda y: torch.maximum(y, -0.5 * y), "aten::maximum"),

@@ -15,7 +15,7 @@
 
 #include <ATen/ATen.h>
 
-#include "group_padding.h"
+#include "channels.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 #include "plan.h"

@@ -35,6 +35,7 @@ std::vector<std::vector<std::string>> watchShapes(Program& program,
                                                   const jit::Module& shape_recorder);
 void foldConvBn(Program& program);
 void rewriteConvTranspose(Program& program);
+void rewritePixelShuffle(Program& program);
 void foldPad(Program& program);
 void plan(Program& program);
 void keepState(Program& program);

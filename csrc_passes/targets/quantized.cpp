@@ -3,7 +3,7 @@
 
 #include <ATen/ATen.h>
 
-#include "group_padding.h"
+#include "channels.h"
 #include "ir_util.h"
 #include "targets/engines.h"
 #include "targets/target.h"

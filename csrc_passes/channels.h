@@ -1,5 +1,5 @@
 #pragma once
-// Grouped convolutions that can have more groups, without a copy of any activation.
+// Convolutions whose channels can be arranged anew or be more, without a copy of any activation.
 
 #include <optional>
 #include <vector>
@@ -7,6 +7,12 @@
 #include "program.h"
 
 namespace jitquant {
+
+// The convolution of one group that gives the channels of `value`, and nothing else reads: behind
+// ops that treat every channel alike. Null where there is none, or where its weight is computed at
+// run time or left float. Appends the values from `value` to its output to `between`.
+jit::Node* channelGiver(jit::Value* value, const jit::Module& module,
+                        std::vector<jit::Value*>* between = nullptr);
 
 // What is around a grouped convolution: a convolution that can give further channels, and
 // convolutions that can ignore further ones. Both are of one group.

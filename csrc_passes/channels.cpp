@@ -1,4 +1,4 @@
-#include "group_padding.h"
+#include "channels.h"
 
 #include <algorithm>
 
@@ -27,15 +27,21 @@ bool isOfOneGroup(const Node* node, const jit::Module& module) {
 
 }  // namespace
 
+Node* channelGiver(Value* value, const jit::Module& module, std::vector<Value*>* between) {
+  while (hasOneUse(value)) {
+    if (between != nullptr) between->push_back(value);
+    if (!isElementwise(value->node())) {
+      return isOfOneGroup(value->node(), module) ? value->node() : nullptr;
+    }
+    value = value->node()->input(0);
+  }
+  return nullptr;
+}
+
 std::optional<GroupNeighbours> groupNeighbours(const Node* conv, const jit::Module& module) {
   GroupNeighbours found;
-  for (Value* value = const_cast<Node*>(conv)->input(0);; value = found.giver->input(0)) {
-    if (!hasOneUse(value)) return std::nullopt;
-    found.giver = value->node();
-    found.inputs.push_back(value);
-    if (!isElementwise(found.giver)) break;
-  }
-  if (!isOfOneGroup(found.giver, module)) return std::nullopt;
+  found.giver = channelGiver(const_cast<Node*>(conv)->input(0), module, &found.inputs);
+  if (found.giver == nullptr) return std::nullopt;
   Value* output = const_cast<Node*>(conv)->output();
   found.outputs.push_back(output);
   while (hasOneUse(output) && isElementwise(output->uses()[0].user)) {
