@@ -71,7 +71,8 @@ class UpTwice(Up):
         y = functional.pixel_shuffle(self.conv(x), self.factor)
         z = functional.pixel_shuffle(self.conv(x * 2), self.factor)
         other = self.conv(x)[:, :3].repeat(1, 1, 2, 2)
-        return y + z + other
+        result: Tensor = y + z + other
+        return result
 
 
 @pytest.mark.parametrize("mode", ["scripted", "traced"])
