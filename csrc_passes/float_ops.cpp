@@ -29,7 +29,11 @@ std::vector<FloatOp> makeFloatOps() {
   const std::string before = "it was there before, to quantize values or to emulate that";
   const std::string list = "its list is built at run time, or has another user";
   const std::string by_rank = "the dimension that it joins depends on the rank of its tensors";
+  const std::string fused =
+      "it takes nested tensors, or its sizes or type of mask are computed at run time";
   std::vector<FloatOp> ops{
+      {"aten::_native_multi_head_attention", fused},
+      {"aten::_transformer_encoder_layer_fwd", fused},
       {"aten::sub", at_run_time},
       {"aten::rsub", at_run_time},
       {"aten::stack", list},

@@ -182,6 +182,17 @@ std::string modulePath(const Node* node) {
   return !scope || scope->isBlank() || scope->isRoot() ? "" : scope->name().toUnqualString();
 }
 
+std::string moduleClass(const Node* node, const jit::Module& root) {
+  const std::string path = modulePath(node);
+  jit::Module module = root;
+  if (!path.empty()) {
+    const auto [owner, name] = ownerOf(root, path);
+    if (!owner.hasattr(name) || !owner.attr(name).isModule()) return "";
+    module = owner.attr(name).toModule();
+  }
+  return module.type()->name() ? module.type()->name()->qualifiedName() : "";
+}
+
 void setModulePath(Node* node, const std::string& path) {
   auto root = c10::make_intrusive<jit::Scope>();
   node->setScope(path.empty() ? root : root->push(c10::Symbol::scope(path)));

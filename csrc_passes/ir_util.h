@@ -47,6 +47,9 @@ std::string freeAttributeName(const jit::Module& module, const std::string& wish
 
 // Module path and source line of the user's code that a node came from.
 std::string modulePath(const jit::Node* node);
+// "__torch__.torch.nn.modules.linear.Linear" for the module that the node's code belongs to; ""
+// where the path names none.
+std::string moduleClass(const jit::Node* node, const jit::Module& root);
 void setModulePath(jit::Node* node, const std::string& path);
 // Notes the node's kind as the one that the user wrote. Ops that are made of it inherit that with
 // its module path, and nodes of one scope are of one origin.

@@ -28,7 +28,8 @@ const std::map<std::string, size_t>& maskInputs() {
 bool handsOnMasks(const Node* node) {
   static constexpr c10::Symbol kinds[] = {
       c10::prim::unchecked_cast, c10::aten::add,         c10::aten::mul,   c10::aten::div,
-      c10::aten::baddbmm,        c10::aten::masked_fill, c10::aten::where, c10::aten::to};
+      c10::aten::baddbmm,        c10::aten::masked_fill, c10::aten::where, c10::aten::to,
+      c10::aten::logical_not};
   return std::find(std::begin(kinds), std::end(kinds), node->kind()) != std::end(kinds);
 }
 
@@ -45,6 +46,11 @@ bool isFloat(const Value* value) {
     row = findRow(value->node());
   }
   return row == nullptr;
+}
+
+bool readsNoValues(const Node* node) {
+  return isOfRole(node, Role::kMetadata) || node->kind() == c10::aten::__is__ ||
+         node->kind() == c10::aten::__isnot__;
 }
 
 }  // namespace
@@ -68,7 +74,7 @@ bool Masks::isMask(const Value* value) {
   if (found != known_.end()) return found->second;
   bool is_mask = false;
   for (const jit::Use& use : value->uses()) {
-    if (isOfRole(use.user, Role::kMetadata)) continue;
+    if (readsNoValues(use.user)) continue;
     is_mask = isMaskAt(use);
     if (!is_mask) break;
   }

@@ -62,7 +62,8 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
   pipeline.run("undo_mkldnn", {"note_origins"}, undoMkldnn);
   pipeline.run("fold_attributes", {"undo_mkldnn"}, foldAttributes);
   pipeline.run("resolve_asserts", {"fold_attributes"}, resolveAsserts);
-  pipeline.run("unfold_attention", {"fold_attributes"}, unfoldAttention);
+  pipeline.run("pad_nested", {"resolve_asserts"}, padNested);
+  pipeline.run("unfold_attention", {"pad_nested"}, unfoldAttention);
   pipeline.run("own_state", {"unfold_attention"}, ownState);
   pipeline.run("functionalize", {"own_state"}, functionalize);
   pipeline.run("fold_weights", {"functionalize", "own_state"}, foldWeights);

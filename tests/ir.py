@@ -27,6 +27,7 @@ PREPARE_PASSES = [
     "undo_mkldnn",
     "fold_attributes",
     "resolve_asserts",
+    "pad_nested",
     "unfold_attention",
     "own_state",
     "functionalize",

@@ -68,6 +68,25 @@ class EncoderLayer(Masked):
         return out
 
 
+class Encoder(Masked):
+    """With a mask of the padding alone torch makes nested tensors, and gives zeros at the padding."""
+
+    def __init__(self, attn: bool, pad: bool, **options: Any) -> None:
+        super().__init__(attn, pad)
+        layer = nn.TransformerEncoderLayer(DIM, HEADS, 64, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, **options)
+        self.head = nn.Linear(DIM, 8)
+
+    def forward(self, x: Tensor, pad: Tensor) -> Tensor:
+        y: Tensor = self.encoder(
+            x,
+            mask=self.mask if self.attn else None,
+            src_key_padding_mask=pad if self.pad else None,
+        )
+        out: Tensor = self.head(y)
+        return out
+
+
 class SumOfMasks(Masked):
     """By hand: two masks of -inf are added to the scores, one after the other."""
 
@@ -93,6 +112,8 @@ MODELS: dict[str, tuple[type[Masked], dict[str, Any], int]] = {
     "attention with weights": (Attention, {"need_weights": True}, 3),
     "layer": (EncoderLayer, {}, 4),
     "layer, norm first": (EncoderLayer, {"norm_first": True, "activation": "gelu"}, 4),
+    "encoder": (Encoder, {}, 9),
+    "encoder with a norm": (Encoder, {"norm": nn.LayerNorm(DIM)}, 9),
     "by hand": (SumOfMasks, {}, 2),
 }
 LENGTHS = ((4, 5, 6), (6, 3, 2))
@@ -105,25 +126,65 @@ MASKS = {"attn": (True, False), "pad": (False, True), "both": (True, True)}
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_linears_are_int8(name: str, masks: str, mode: Mode, grad: bool) -> None:
-    if mode == "traced" and not grad and name != "by hand":
-        pytest.skip("fused kernels")
     torch.manual_seed(0)
     make, options, linears = MODELS[name]
     model = make(*MASKS[masks], **options).eval()
-    x, pad = torch.randn(3, LENGTH, DIM), padding(*LENGTHS[0])
+    x = torch.randn(3, LENGTH, DIM)
     with torch.set_grad_enabled(grad):
-        given: Any = (
-            torch.jit.script(model)
-            if mode == "scripted"
-            else torch.jit.trace(model, (x, pad), check_trace=False)
-        )
-        prepared = jitquant.prepare_jit(given, {"": jitquant.default_qconfig})
-        for lengths in LENGTHS:
-            prepared(x, padding(*lengths))
-        int8 = jitquant.convert_jit(prepared)
+        given = as_script_module(model, mode, x, padding(*LENGTHS[0]))
+        int8 = quantize(given, [(x, padding(*lengths)) for lengths in LENGTHS])
     covered = jitquant.coverage(int8)
     assert [op.op for op in covered.int8].count("aten::linear") == linears
     assert all(op.reason for op in covered.float)
     with torch.no_grad():
         for lengths in LENGTHS:
-            assert sqnr(int8(x, padding(*lengths)), model(x, padding(*lengths))) >= 25.0
+            assert sqnr(int8(x, padding(*lengths)), given(x, padding(*lengths))) >= 25.0
+
+
+def as_script_module(model: nn.Module, mode: Mode, *inputs: Tensor) -> Any:
+    if mode == "scripted":
+        return torch.jit.script(model)
+    return torch.jit.trace(model, inputs, check_trace=False)
+
+
+def quantize(model: Any, batches: list[tuple[Tensor, ...]]) -> Any:
+    prepared = jitquant.prepare_jit(model, {"": jitquant.default_qconfig})
+    for batch in batches:
+        prepared(*batch)
+    return jitquant.convert_jit(prepared)
+
+
+@pytest.mark.parametrize("name", ["attention", "layer"])
+@pytest.mark.parametrize("mode", ["scripted", "traced"])
+def test_rows_of_which_all_is_masked(name: str, mode: Mode) -> None:
+    """The general path of torch.nn, which runs with gradients, attends to nothing there."""
+    torch.manual_seed(0)
+    model = MODELS[name][0](False, True).eval()
+    x, pad = torch.randn(3, LENGTH, DIM), padding(6, 4, 0)
+    with torch.no_grad():
+        int8 = quantize(as_script_module(model, mode, x, pad), [(x, pad)])
+        actual = int8(x, pad)
+    assert sqnr(actual, model(x, pad).detach()) >= 25.0
+
+
+class Weights(Attention):
+    def forward(self, x: Tensor, pad: Tensor) -> Tensor:
+        y = self.first(x)
+        out, weights = self.attention(y, y, y, key_padding_mask=pad)
+        assert weights is not None
+        both: Tensor = out + weights.sum(-1, keepdim=True) + weights.amax(-1, keepdim=True)
+        return both
+
+
+@pytest.mark.parametrize("mode", ["scripted", "traced"])
+def test_weights_of_attention_are_read(mode: Mode) -> None:
+    torch.manual_seed(0)
+    model = Weights(False, True).eval()
+    x = torch.randn(3, LENGTH, DIM)
+    with torch.no_grad():
+        given = as_script_module(model, mode, x, padding(*LENGTHS[0]))
+        int8 = quantize(given, [(x, padding(*lengths)) for lengths in LENGTHS])
+        for lengths in LENGTHS:
+            pad = padding(*lengths)
+            assert sqnr(int8(x, pad), model(x, pad)) >= 25.0
+    assert [op.op for op in jitquant.coverage(int8).int8].count("aten::linear") == 3

@@ -15,6 +15,7 @@ void noteOrigins(Program& program);
 void undoMkldnn(Program& program);
 void foldAttributes(Program& program);
 void resolveAsserts(Program& program);
+void padNested(Program& program);
 void unfoldAttention(Program& program);
 void ownState(Program& program);
 void functionalize(Program& program);

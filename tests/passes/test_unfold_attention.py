@@ -10,6 +10,7 @@ from tests.ir import (
     assert_change,
     assert_same_output,
     before_and_after,
+    example_model,
     reasons,
     sample,
     scripted,
@@ -112,10 +113,57 @@ def test_general_path_serves_other_inputs_than_calibrated() -> None:
     assert_same_output(change.model, model, X[0])
 
 
-def test_traced_attention_whose_weights_are_read_stays() -> None:
+def test_traced_attention_whose_weights_are_read() -> None:
     model = traced(Attention())
+    change = before_and_after("unfold_attention", model)
+    assert FUSED[0] in change.before and FUSED[0] not in change.after
+    assert "aten::softmax" in change.after and change.after.count("aten::linear") == 2
+    assert_same_output(change.model, model, X)
+
+
+class Direct(nn.Module):
+    """The kernel itself, with a mask of a type, and with its own keys and values."""
+
+    mask: Tensor
+
+    def __init__(self, mask_type: int | None, is_self: bool = True) -> None:
+        super().__init__()
+        self.mask_type, self.is_self = mask_type, is_self
+        self.w = nn.Parameter(torch.zeros(24, 8))
+        self.b = nn.Parameter(torch.zeros(24))
+        self.v = nn.Parameter(torch.zeros(8, 8))
+        self.c = nn.Parameter(torch.zeros(8))
+        shapes = {0: (5, 5), 1: (2, 5), 2: (2, 2, 5, 5), None: (2, 2, 5, 5)}
+        mask = sample(*shapes[mask_type]) > 0.3
+        mask[..., 0] = False
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        key, value = (x, x) if self.is_self else (x.flip(1), x * 2)
+        y: Tensor = torch._native_multi_head_attention(
+            *(x, key, value, 8, 2, self.w, self.b, self.v, self.c),
+            mask=self.mask,
+            need_weights=False,
+            mask_type=self.mask_type,
+        )[0]
+        return y
+
+
+@pytest.mark.parametrize("is_self", [True, False])
+@pytest.mark.parametrize("mask_type", [0, 1, 2])
+def test_types_of_masks(mask_type: int, is_self: bool) -> None:
+    model = traced(example_model(Direct(mask_type, is_self)))
+    change = before_and_after("unfold_attention", model)
+    assert FUSED[0] in change.before and FUSED[0] not in change.after
+    assert change.after.count("aten::linear") == (2 if is_self else 4)
+    assert_same_output(change.model, model, X)
+
+
+def test_mask_without_a_type_stays_with_its_reason() -> None:
+    model = traced(example_model(Direct(None)))
     prepared = trace_prepare(model).model
-    assert (FUSED[0], f"no int8 form of {FUSED[0]}") in reasons(prepared)
+    reason = "it takes nested tensors, or its sizes or type of mask are computed at run time"
+    assert (FUSED[0], reason) in reasons(prepared)
     assert_same_output(prepared, model, X)
 
 
