@@ -12,6 +12,7 @@
 #include "op_table.h"
 #include "pipeline.h"
 #include "targets/engines.h"
+#include "targets/reference.h"
 #include "targets/target.h"
 
 namespace py = pybind11;
@@ -79,6 +80,11 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("inputs", &Result::inputs)
       .def_readonly("dropped", &Result::dropped);
 
+  py::enum_<Form>(m, "Form")
+      .value("INT8", Form::kInt8)
+      .value("FLOAT", Form::kFloat)
+      .value("REFERENCE", Form::kReference);
+
   py::class_<InputSeen>(m, "InputSeen")
       .def_readonly("name", &InputSeen::name)
       .def_readonly("shape", &InputSeen::shape)
@@ -140,18 +146,26 @@ PYBIND11_MODULE(_C, m) {
   m.attr("ARGUMENT_RECORDER") = kArgumentRecorder;
   m.attr("LEFT_FLOAT") = kLeftFloat;
   m.attr("NO_RULE") = kNoRule;
+  m.def(
+      "reference_unit",
+      [](const std::string& kernels) {
+        return referenceUnit(kernels == "qnnpack"  ? Kernels::kQnnpack
+                             : kernels == "onednn" ? Kernels::kOnednn
+                                                   : Kernels::kFbgemm);
+      },
+      py::arg("kernels"));
   m.def("supported_ops", &supportedOps);
   m.def("engines", &engines);
   m.def("float_ops", &floatOps);
   m.def(
       "convert",
       [](const jit::Module& prepared, const std::vector<std::string>& methods,
-         const std::vector<OpRecord>& records, bool debug,
-         const std::vector<std::string>& preserved, const Trace& trace) {
+         const std::vector<OpRecord>& records, Form form, const std::vector<std::string>& preserved,
+         const Trace& trace) {
         return withPythonWarnings(
-            [&] { return convert(prepared, methods, records, debug, preserved, trace); });
+            [&] { return convert(prepared, methods, records, form, preserved, trace); });
       },
-      py::arg("prepared"), py::arg("methods"), py::arg("records"), py::arg("debug"),
+      py::arg("prepared"), py::arg("methods"), py::arg("records"), py::arg("form"),
       py::arg("preserved"), py::arg("trace"));
   m.def("fuse_conv_bn", &fuseConvBn, py::arg("model"), py::arg("methods"), py::arg("trace"));
 }

@@ -67,7 +67,9 @@ inline constexpr const char* kOpMark = "jitquant_op";            // index into P
 inline constexpr const char* kMutableMark = "jitquant_mutable";  // read of what a method changes
 inline constexpr const char* kQConfigMark =
     "jitquant_qconfig";  // index of its qconfig, or negative
-inline constexpr const char* kMarks[] = {kOpMark, kMutableMark, kQConfigMark};
+inline constexpr const char* kInt8Mark =
+    "jitquant_int8";  // an op on int8 tensors that convert made
+inline constexpr const char* kMarks[] = {kOpMark, kMutableMark, kQConfigMark, kInt8Mark};
 // Whether the configuration leaves this op float. False before configure has run.
 bool isLeftFloat(const jit::Node* node);
 

@@ -181,7 +181,7 @@ Preparation::Watched Preparation::watch(const jit::Module& shape_recorder) {
 }
 
 Result convert(const jit::Module& prepared, const std::vector<std::string>& methods,
-               std::vector<OpRecord> records, bool debug, const std::vector<std::string>& preserved,
+               std::vector<OpRecord> records, Form form, const std::vector<std::string>& preserved,
                const Trace& trace) {
   const at::NoGradGuard no_grad;
   Pipeline pipeline(trace);
@@ -213,12 +213,16 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
     }
     return result;
   };
-  if (debug) return finished();
+  if (form == Form::kFloat) return finished();
   pipeline.run("propagate_dequantize", {"quantize_joins"}, propagateDequantize);
   pipeline.run("lower", {"propagate_dequantize"}, lower);
   pipeline.run("verify", {"lower"}, verify);
   pipeline.run("fuse", {"verify"}, fuse);
   pipeline.run("restore_layout", {"fuse"}, restoreLayout);
+  if (form == Form::kReference) {
+    pipeline.run("use_references", {"restore_layout"}, useReferences);
+    return finished();
+  }
   pipeline.run("freeze", {"restore_layout"}, [&](Program& program) { freeze(program, preserved); });
   pipeline.run("fold_prepack", {"freeze"}, foldPrepack);
   return finished();

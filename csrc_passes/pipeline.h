@@ -50,8 +50,15 @@ class Preparation {
   std::vector<ConfiguredOp> ops_;
 };
 
+// What convert makes.
+enum class Form {
+  kInt8,
+  kFloat,      // float ops between quantize and dequantize
+  kReference,  // int8 ops spelled out in stock float and integer ops
+};
+
 Result convert(const jit::Module& prepared, const std::vector<std::string>& methods,
-               std::vector<OpRecord> records, bool debug, const std::vector<std::string>& preserved,
+               std::vector<OpRecord> records, Form form, const std::vector<std::string>& preserved,
                const Trace& trace);
 
 Result fuseConvBn(const jit::Module& model, const std::vector<std::string>& methods,

@@ -29,6 +29,11 @@ class Result:
     @property
     def dropped(self) -> list[str]: ...
 
+class Form:
+    INT8: Form
+    FLOAT: Form
+    REFERENCE: Form
+
 class InputSeen:
     @property
     def name(self) -> str: ...
@@ -105,6 +110,7 @@ class FloatOp:
     @property
     def reason(self) -> str: ...
 
+def reference_unit(kernels: str) -> torch._C.CompilationUnit: ...
 def supported_ops() -> list[SupportedOp]: ...
 def engines() -> list[Engine]: ...
 def float_ops() -> list[FloatOp]: ...
@@ -112,7 +118,7 @@ def convert(
     prepared: torch._C.ScriptModule,
     methods: list[str],
     records: list[OpRecord],
-    debug: bool,
+    form: Form,
     preserved: list[str],
     trace: Callable[[str, str, str], None] | None,
 ) -> Result: ...

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -12,7 +12,7 @@ from jitquant._resolve import Decision, check_any_qconfig
 from jitquant._torch_ao import TorchAoMapping
 from jitquant._version import __version__
 from jitquant.backend import activation_bits_of, get_backend
-from jitquant.errors import DroppedWarning
+from jitquant.errors import DroppedWarning, JitQuantValueError
 from jitquant.machine import cpu_features
 from jitquant.mapping import Predicate, QConfigMapping, as_mapping
 from jitquant.qconfig import QConfig, script_qconfig
@@ -20,6 +20,8 @@ from jitquant.qconfig import QConfig, script_qconfig
 __all__ = ["convert_jit", "fuse_conv_bn_jit", "prepare_jit", "quantize_jit"]
 
 Config = Mapping[str, Any] | QConfigMapping | TorchAoMapping | Predicate
+
+Debug = bool | Literal["exact"]
 
 Trace = Callable[[str, str, str], None]
 """Called after each pass with its name, the method's name and the graph's canonical text."""
@@ -31,7 +33,7 @@ def quantize_jit(
     run_fn: Callable[..., Any],
     run_args: Sequence[Any] = (),
     inplace: bool = False,
-    debug: bool = False,
+    debug: Debug = False,
     preserved_attrs: Iterable[str] | None = None,
 ) -> torch.jit.ScriptModule:
     """Prepare, calibrate and convert in one call.
@@ -89,7 +91,7 @@ def prepare_jit(
 def convert_jit(
     model: torch.jit.ScriptModule,
     inplace: bool = False,
-    debug: bool = False,
+    debug: Debug = False,
     preserved_attrs: Iterable[str] | None = None,
 ) -> torch.jit.ScriptModule:
     """Turn a calibrated model into an int8 model that needs only torch to run.
@@ -99,6 +101,10 @@ def convert_jit(
         inplace: also put the result into `model`, as the last step.
         debug: True gives a model that emulates int8 in float: `aten::quantize_per_tensor` and
             `aten::dequantize` around float ops, weights still float and reachable by name.
+            "exact" gives the int8 model's arithmetic in stock float and integer ops, with each
+            kernel's order of rounding; weights are reachable by name as they are, and as
+            integers with scales: `weight_int8`, int8, `weight_scale`, float32 and
+            `weight_zero_point`, int64, both (out_channels,), or () if quantized per tensor.
         preserved_attrs: methods (converted as well) and attributes that the result keeps besides
             forward. A DroppedWarning names what else the user may miss.
 
@@ -108,7 +114,7 @@ def convert_jit(
     Raises:
         JitQuantTypeError: model is not a ScriptModule.
         JitQuantValueError: model was not prepared, or is converted already; preserved_attrs names
-            nothing; the quantized engine is not available.
+            nothing; debug is something else; the quantized engine is not available.
         JitQuantError: no calibration ran, an observer saw no data, or NaN or infinite values.
     """
     checked = _checks.check_script_module(model, "convert_jit")
@@ -161,11 +167,12 @@ def _prepare(
 
 def _convert(
     model: torch.jit.ScriptModule,
-    debug: bool,
+    debug: Debug,
     preserved_attrs: Iterable[str] | None,
     trace: Trace | None,
 ) -> torch.jit.ScriptModule:
     state = _checks.check_prepared(model)
+    form = _form(debug)
     methods, attributes = _checks.check_preserved_attrs(model, preserved_attrs)
     engine = _checks.check_engine()
     _checks.check_weight_observers(model, engine)
@@ -173,8 +180,8 @@ def _convert(
     with warnings.catch_warnings():
         # The user meets it when the int8 model runs; here it would only be noise.
         warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor, .* are deprecated")
-        result = _C.convert(model._c, methods, records, debug, attributes, trace)
-        stage: _state.Stage = "debug" if debug else "converted"
+        result = _C.convert(model._c, methods, records, form, attributes, trace)
+        stage: _state.Stage = "converted" if form == _C.Form.INT8 else "debug"
         new_state = _new_state(stage, result, engine, state.activation_bits, cpu_features())
         _state.write(result.module, new_state)
         converted = _checks.as_model(result.module)
@@ -182,6 +189,14 @@ def _convert(
     left = [name for name in _checks.method_names(model) if name not in methods]
     _warn_of_dropped(left, result.dropped)
     return converted
+
+
+def _form(debug: object) -> _C.Form:
+    if debug == "exact":
+        return _C.Form.REFERENCE
+    if not isinstance(debug, bool):
+        raise JitQuantValueError(f"debug must be True, False or 'exact', got {debug!r}.")
+    return _C.Form.FLOAT if debug else _C.Form.INT8
 
 
 def _warn_of_dropped(methods: list[str], attributes: list[str]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from jitquant import QConfig, coverage
 from jitquant.observers import FixedQParamsObserver
-from jitquant.quantize import _convert, _prepare
+from jitquant.quantize import Debug, _convert, _prepare
 
 PREPARE_PASSES = [
     "flatten",
@@ -108,7 +108,7 @@ def trace_prepare(
 
 
 def trace_convert(
-    prepared: torch.jit.ScriptModule, debug: bool = False, preserved: list[str] | None = None
+    prepared: torch.jit.ScriptModule, debug: Debug = False, preserved: list[str] | None = None
 ) -> Traced:
     """Convert a calibrated model with a trace."""
     steps: list[tuple[str, str, str]] = []
@@ -122,7 +122,7 @@ def before_and_after(
     *inputs: Any,
     method: str = "forward",
     qconfig_dict: Mapping[str, Any] | None = None,
-    debug: bool = False,
+    debug: Debug = False,
     preserved: list[str] | None = None,
     show: Callable[[str], str] | None = None,
 ) -> Change:

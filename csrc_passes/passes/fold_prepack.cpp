@@ -27,12 +27,6 @@ using jit::Value;
 
 namespace {
 
-bool isPrepack(const Node* node, const Target& target) {
-  return std::any_of(target.rows.begin(), target.rows.end(), [&](const Int8Row& row) {
-    return !row.prepack.empty() && row.prepack == node->kind().toQualString();
-  });
-}
-
 bool isQuantize(const Node* node) {
   return node->kind() == c10::aten::quantize_per_tensor ||
          node->kind() == c10::aten::quantize_per_channel;
@@ -75,7 +69,7 @@ class Folder {
     if (constantOrAttribute(value, program_.module)) return true;
     const Node* node = value->node();
     const auto inputs = node->inputs();
-    return (isQuantize(node) || isPrepack(node, *program_.target) ||
+    return (isQuantize(node) || program_.target->isPrepack(node) ||
             node->kind() == c10::prim::ListConstruct) &&
            std::all_of(inputs.begin(), inputs.end(),
                        [&](const Value* input) { return isConstant(input); });
@@ -93,7 +87,7 @@ void foldPrepack(Program& program) {
   Folder folder(program);
   for (Method& method : program.methods) {
     for (Node* node : allNodes(*method.graph)) {
-      if (isPrepack(node, *program.target)) folder.fold(node, "packed_params");
+      if (program.target->isPrepack(node)) folder.fold(node, "packed_params");
     }
     jit::EliminateDeadCode(method.graph);
     for (Node* node : allNodes(*method.graph)) {

@@ -56,6 +56,7 @@ class Lowerer {
     const std::string kind = relu ? int8.relu_op : int8.op.substr(0, int8.op.find('.'));
     Node* lowered = graph.create(c10::Symbol::fromQualString(kind));
     copyOrigin(lowered, op)->insertBefore(quantize);
+    setMark(lowered, kInt8Mark, 1);
     Lowering lowering{op, {}, {}};
     std::vector<size_t> args = int8.args.empty() ? allInputs(op) : int8.args;
     if (int8.larger_first && elements(op->input(0)) < elements(op->input(1))) {
@@ -127,7 +128,9 @@ class Lowerer {
     const Int8Row& scaling = *program_.target->find("aten::mul.Scalar");
     Node* product = method_.graph->create(c10::Symbol::fromQualString(scaling.op),
                                           {quantized, insertConstantBefore(before, alpha)});
-    return copyOrigin(product, add)->insertBefore(before)->output();
+    copyOrigin(product, add)->insertBefore(before);
+    setMark(product, kInt8Mark, 1);
+    return product->output();
   }
 
   // A number as a quantized tensor of one element, without rounding error.
@@ -177,6 +180,7 @@ class Lowerer {
       clamp->addInput(insertConstantBefore(before, at::IValue()));
     }
     copyOrigin(clamp, activation)->insertBefore(before);
+    setMark(clamp, kInt8Mark, 1);
     return clamp->output();
   }
 

@@ -55,6 +55,7 @@ void lower(Program& program);
 void verify(Program& program);
 void fuse(Program& program);
 void restoreLayout(Program& program);
+void useReferences(Program& program);
 void freeze(Program& program, const std::vector<std::string>& preserved);
 void foldPrepack(Program& program);
 void stripOrigins(Program& program);

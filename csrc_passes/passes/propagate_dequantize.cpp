@@ -51,7 +51,9 @@ Node* insertMoved(const Int8Row& int8, Node* node) {
     // Indices and the like are no quantized values.
     if (i > 0) node->output(i)->replaceAllUsesWith(moved->output(i));
   }
-  return copyOrigin(moved, node)->insertBefore(node);
+  copyOrigin(moved, node)->insertBefore(node);
+  setMark(moved, kInt8Mark, 1);
+  return moved;
 }
 
 // The tensors read from the list of `moved`, in the order of resultsOf(node).

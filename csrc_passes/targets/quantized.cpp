@@ -216,6 +216,12 @@ const Int8Row* Target::find(const std::string& row) const {
   return nullptr;
 }
 
+bool Target::isPrepack(const jit::Node* node) const {
+  return std::any_of(rows.begin(), rows.end(), [&](const Int8Row& row) {
+    return !row.prepack.empty() && row.prepack == node->kind().toQualString();
+  });
+}
+
 const Target& quantizedTarget() {
   static const auto* const target = new Target(makeQuantizedTarget());
   return *target;

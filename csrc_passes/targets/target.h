@@ -43,6 +43,8 @@ struct Target {
 
   const Int8Row* find(const OpRow& row) const { return find(row.name); }
   const Int8Row* find(const std::string& row) const;
+  // Whether it packs weight and bias for an int8 op.
+  bool isPrepack(const jit::Node* node) const;
 };
 
 // torch's quantized::* ops on quantized tensors.
