@@ -202,7 +202,7 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   const auto data = dataForTheUser(pipeline.program);
   pipeline.run("own_state", {"collect_observers"}, ownState);
   pipeline.run("plan", {"own_state"}, plan);
-  if (!debug) pipeline.run("pad_groups", {"plan"}, padGroups);
+  if (form != Form::kFloat) pipeline.run("pad_groups", {"plan"}, padGroups);
   pipeline.run("insert_qdq", {"plan"}, insertQdq);
   pipeline.run("quantize_joins", {"insert_qdq"}, quantizeJoins);
   const auto finished = [&] {

@@ -17,6 +17,8 @@
 #include <torch/csrc/jit/passes/inliner.h>
 
 
+#include <algorithm>
+
 #include "evaluate.h"
 #include "ir_util.h"
 #include "op_table.h"
@@ -128,7 +130,9 @@ class Referrer {
   std::string attribute(const Node* prepack, const std::string& suffix, const at::Tensor& value) {
     const Value* weight = prepack->input(0)->node()->input(0);
     const auto path = attributePath(weight);
-    const std::string prefix = path.value_or("weight");  // a frozen model has no modules
+    std::string module = modulePath(prepack);
+    std::replace(module.begin(), module.end(), '.', '_');
+    const std::string prefix = path.value_or(module.empty() ? "weight" : module + "_weight");
     const auto [owner, name] = ownerOf(program_.module, prefix + suffix);
     std::string& known = attributes_[prefix + suffix];
     if (known.empty() || !owner.attr(known).toTensor().equal(value)) {
