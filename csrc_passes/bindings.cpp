@@ -102,6 +102,7 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("name", &Engine::name)
       .def_readonly("sums_in_16_bits", &Engine::sums_in_16_bits)
       .def_readonly("weight_zero_points", &Engine::weight_zero_points)
+      .def_readonly("float16_weights", &Engine::float16_weights)
       .def("problem_of", &Engine::problemOf, py::arg("row"));
 
   py::class_<FloatOp>(m, "FloatOp")
@@ -135,7 +136,9 @@ PYBIND11_MODULE(_C, m) {
              const std::vector<std::pair<jit::Module, jit::Module>>& qconfigs,
              const jit::Module& shape_recorder) {
             std::vector<ObserverPair> pairs;
-            for (const auto& [activation, weight] : qconfigs) pairs.push_back({activation, weight});
+            for (const auto& [activation, weight] : qconfigs) {
+              pairs.push_back(ObserverPair::of(activation, weight));
+            }
             return withPythonWarnings(
                 [&] { return self.finish(decisions, std::move(pairs), shape_recorder); });
           },

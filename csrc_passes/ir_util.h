@@ -94,6 +94,9 @@ jit::Value* insertConstantBefore(jit::Node* before, const at::IValue& value);
 
 // Observers hang on the root module under this prefix; flatten leaves their calls alone.
 inline constexpr const char* kObserverPrefix = "jitquant_observer_";
+// The templates of each qconfig: for weights; and for activations, if it is dynamic.
+inline constexpr const char* kWeightPrefix = "jitquant_observer_weight_";
+inline constexpr const char* kDynamicPrefix = "jitquant_observer_dynamic_";
 // Keeps what forward gets besides tensors.
 inline constexpr const char* kArgumentRecorder = "jitquant_observer_arguments";
 bool isObserverName(const std::string& name);

@@ -204,6 +204,7 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   pipeline.run("plan", {"own_state"}, plan);
   if (form != Form::kFloat) pipeline.run("pad_groups", {"plan"}, padGroups);
   pipeline.run("insert_qdq", {"plan"}, insertQdq);
+  pipeline.run("insert_dynamic_qdq", {"plan"}, insertDynamicQdq);
   pipeline.run("quantize_joins", {"insert_qdq"}, quantizeJoins);
   const auto finished = [&] {
     Result result = finish(pipeline, /*strip=*/true);
@@ -217,6 +218,8 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   pipeline.run("propagate_dequantize", {"quantize_joins"}, propagateDequantize);
   pipeline.run("lower", {"propagate_dequantize"}, lower);
   pipeline.run("verify", {"lower"}, verify);
+  pipeline.run("lower_dynamic", {"insert_dynamic_qdq", "verify"}, lowerDynamic);
+  pipeline.run("verify_dynamic", {"lower_dynamic"}, verifyDynamic);
   pipeline.run("fuse", {"verify"}, fuse);
   pipeline.run("restore_layout", {"fuse"}, restoreLayout);
   if (form == Form::kReference) {

@@ -19,8 +19,7 @@ class Lister {
   void run() {
     listBlock(draft_.method.graph->block());
     for (Value* input : draft_.method.graph->inputs()) {
-      if (isTensor(input) && has_shapes_.insert(input).second)
-        draft_.plan->shapes_only.push_back(input);
+      if (isTensor(input)) listShape(input);
     }
   }
 
@@ -31,6 +30,7 @@ class Lister {
       for (jit::Block* inner : node->blocks()) listBlock(inner);
       for (Value* output : node->outputs()) listIfNeeded(output);
       if (draft_.plan->int8.count(node) != 0) listShapes(node);
+      if (draft_.plan->dynamic.count(node) != 0) listShape(node->input(findRow(node)->data[0]));
     }
   }
 
@@ -62,9 +62,11 @@ class Lister {
         row.role == Role::kSharesInput && !bounds && node->kind() != c10::aten::max_pool1d &&
         node->kind() != c10::aten::max_pool2d && node->kind() != c10::aten::max_pool3d;
     if (only_moves) return;
-    for (Value* value : dataInputs(node, row)) {
-      if (has_shapes_.insert(value).second) draft_.plan->shapes_only.push_back(value);
-    }
+    for (Value* value : dataInputs(node, row)) listShape(value);
+  }
+
+  void listShape(Value* value) {
+    if (has_shapes_.insert(value).second) draft_.plan->shapes_only.push_back(value);
   }
 
   PlanDraft& draft_;

@@ -15,15 +15,27 @@ namespace jitquant {
 
 namespace jit = torch::jit;
 
+// How activations are quantized: by calibrated qparams; by the op itself, with qparams of the values
+// that it is given; or not at all, beside weights of float16.
+enum class Activations { kStatic, kDynamic, kFloat };
+
 // The observers that one qconfig asks for. Both are templates: each use works on a deep copy.
 struct ObserverPair {
   jit::Module activation;
   jit::Module weight;
+  Activations activations = Activations::kStatic;
+  bool reduce_range = false;  // dynamic: 7 bits
+
+  // Reads the rest from the modules.
+  static ObserverPair of(const jit::Module& activation, const jit::Module& weight);
 };
 
-// Decisions that leave an op float: its qconfig is None, or nothing was said of it.
+// Decisions that leave an op float: its qconfig is None; nothing was said of it; or it is a layer
+// without a form for its qconfig, which is dynamic or asks for float16.
 inline constexpr int64_t kLeftFloat = -1;
 inline constexpr int64_t kNoRule = -2;
+inline constexpr int64_t kNoDynamicForm = -3;
+inline constexpr int64_t kNoFloat16Form = -4;
 
 // One listed op. The records of a program are in graph order, so that they find their nodes
 // again after the model was saved and loaded.
@@ -90,6 +102,14 @@ struct Lowering {
   std::vector<jit::Value*> dequantized;  // data inputs of float_op
 };
 
+// A dynamic op, which reads and gives float, and what it stands for.
+struct DynamicLowering {
+  jit::Node* float_op;
+  jit::Value* input;          // what float_op read before its input was rounded
+  jit::Value* float_output;   // of float_op, or of the relu behind it
+  jit::Value* dynamic_output;
+};
+
 struct Plan;
 struct Target;
 
@@ -109,6 +129,7 @@ struct Program {
   // Filled by collect_observers and used by the convert passes. Looked up, never iterated.
   std::unordered_map<const jit::Value*, Observation> observations;
   std::vector<Lowering> lowerings;
+  std::vector<DynamicLowering> dynamic_lowerings;
   std::unordered_map<const jit::Value*, QParams> moved;  // qparams of int8 values that moved on
 };
 

@@ -7,6 +7,7 @@
 
 #include "ir_util.h"
 #include "op_table.h"
+#include "targets/target.h"
 
 namespace jitquant {
 
@@ -91,6 +92,16 @@ QuantizePair insertQuantizePair(Value* value, const QParams& qparams, Node* befo
   dequantize->setScope(before->scope());
   dequantize->insertAfter(quantize);
   return {quantize, dequantize};
+}
+
+void insertWeightPair(Node* layer, const Program& program) {
+  const at::Tensor weight = *constantTensor(layer->input(1), program.module);
+  const OpRecord& record = program.records[*mark(layer, kOpMark)];
+  jit::Module observer = program.qconfigs[record.qconfig].weight.deepcopy();
+  observer.forward({weight.detach()});
+  const QParams qparams = program.target->safeWeightQParams(weight, readQParams(observer));
+  const QuantizePair pair = insertQuantizePair(layer->input(1), qparams, layer);
+  layer->replaceInput(1, pair.dequantize->output());
 }
 
 // The argument of that name; otherwise int8 ops take output scale and zero point last.

@@ -14,6 +14,9 @@ struct QuantizePair {
 };
 QuantizePair insertQuantizePair(jit::Value* value, const QParams& qparams, jit::Node* before);
 
+// The same for the weight of a layer, with qparams by the observer of the layer's qconfig.
+void insertWeightPair(jit::Node* layer, const Program& program);
+
 // The qparams of a per-tensor quantized value, where they are constants of the graph.
 std::optional<QParams> staticQParams(const jit::Value* quantized);
 

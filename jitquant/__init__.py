@@ -25,8 +25,11 @@ from jitquant.mapping import QConfigMapping  # noqa: E402
 from jitquant.op_info import OpInfo  # noqa: E402
 from jitquant.qconfig import (  # noqa: E402
     QConfig,
+    default_dynamic_qconfig,
     default_qconfig,
+    float16_dynamic_qconfig,
     get_default_qconfig,
+    per_channel_dynamic_qconfig,
     script_qconfig,
 )
 from jitquant.quantize import (  # noqa: E402
@@ -34,6 +37,11 @@ from jitquant.quantize import (  # noqa: E402
     fuse_conv_bn_jit,
     prepare_jit,
     quantize_jit,
+)
+from jitquant.quantize_dynamic import (  # noqa: E402
+    convert_dynamic_jit,
+    prepare_dynamic_jit,
+    quantize_dynamic_jit,
 )
 
 __all__ = [
@@ -54,14 +62,20 @@ __all__ = [
     "calibrate",
     "calibrate_distributed",
     "check",
+    "convert_dynamic_jit",
     "convert_jit",
     "coverage",
+    "default_dynamic_qconfig",
     "default_qconfig",
+    "float16_dynamic_qconfig",
     "fuse_conv_bn_jit",
     "get_backend",
     "get_default_qconfig",
     "merge_calibration",
+    "per_channel_dynamic_qconfig",
+    "prepare_dynamic_jit",
     "prepare_jit",
+    "quantize_dynamic_jit",
     "quantize_jit",
     "script_qconfig",
 ]

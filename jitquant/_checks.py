@@ -7,7 +7,13 @@ import torch
 
 from jitquant import _state
 from jitquant._nearest import nearest, some
-from jitquant._observed import is_observer_name, weight_observers
+from jitquant._observed import (
+    activation_observers,
+    dynamic_templates,
+    is_observer_name,
+    needs_data,
+    weight_observers,
+)
 from jitquant.backend import get_backend
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 
@@ -134,6 +140,27 @@ def check_prepared(model: torch.jit.ScriptModule, function: str = "convert_jit")
         raise JitQuantValueError(f"{function}: the model is already {state.stage}.")
     check_tensors(model, function)
     return state
+
+
+def check_prepared_by(model: torch.jit.ScriptModule, prepare: str, function: str) -> None:
+    """Raise if the other one of prepare_jit and prepare_dynamic_jit prepared `model`."""
+    if _state.read(model) is None:
+        hint = "" if "dynamic" in prepare else ", run the result on sample inputs"
+        raise JitQuantValueError(
+            f"{function}: the model was not prepared. Call {prepare}{hint}, and convert that."
+        )
+    is_dynamic = not any(needs_data(observer) for observer in activation_observers(model))
+    is_dynamic = is_dynamic and bool(dynamic_templates(model))
+    if is_dynamic and prepare == "prepare_jit":
+        raise JitQuantValueError(
+            f"{function}: prepare_dynamic_jit prepared the model, which needs no calibration. Call "
+            "convert_dynamic_jit."
+        )
+    if not is_dynamic and prepare == "prepare_dynamic_jit":
+        raise JitQuantValueError(
+            f"{function}: the model has static qconfigs, so prepare_jit prepared it. Calibrate it "
+            "and call convert_jit."
+        )
 
 
 def check_preserved_attrs(

@@ -6,13 +6,23 @@ import torch
 
 from jitquant import _C
 
-__all__ = ["ARGUMENT_RECORDER", "activation_observers", "is_observer_name", "weight_observers"]
+__all__ = [
+    "ARGUMENT_RECORDER",
+    "activation_observers",
+    "dynamic_templates",
+    "is_observer_name",
+    "needs_data",
+    "weight_observers",
+]
 
 ARGUMENT_RECORDER: str = _C.ARGUMENT_RECORDER
 """Keeps what the first call of forward got besides tensors; it has no statistics."""
 
 _PREFIX: str = _C.OBSERVER_PREFIX
 _WEIGHT_PREFIX = f"{_PREFIX}weight_"
+_DYNAMIC_PREFIX = f"{_PREFIX}dynamic_"
+_FLOAT32 = 6
+"""The code of the dtype that a scripted recorder of shapes has."""
 
 
 def is_observer_name(name: str) -> bool:
@@ -26,7 +36,7 @@ def activation_observers(model: torch.jit.ScriptModule) -> list[Any]:
         module
         for name, module in model.named_children()
         if is_observer_name(name)
-        and not name.startswith(_WEIGHT_PREFIX)
+        and not name.startswith((_WEIGHT_PREFIX, _DYNAMIC_PREFIX))
         and name != ARGUMENT_RECORDER
     ]
 
@@ -34,3 +44,13 @@ def activation_observers(model: torch.jit.ScriptModule) -> list[Any]:
 def weight_observers(model: torch.jit.ScriptModule) -> list[Any]:
     """The templates of weight observers, one for each qconfig. They see nothing before convert."""
     return [module for name, module in model.named_children() if name.startswith(_WEIGHT_PREFIX)]
+
+
+def dynamic_templates(model: torch.jit.ScriptModule) -> list[Any]:
+    """The activation observers of the dynamic qconfigs, which see nothing."""
+    return [module for name, module in model.named_children() if name.startswith(_DYNAMIC_PREFIX)]
+
+
+def needs_data(observer: Any) -> bool:
+    """Whether an observer chooses qparams by what it sees; recorders of shapes do not."""
+    return bool(observer.dtype != _FLOAT32)

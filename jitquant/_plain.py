@@ -10,15 +10,12 @@ import torch
 from jitquant import observers
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 from jitquant.observers import Observer, ObserverFactory
-from jitquant.qconfig import QConfig, default_qconfig, get_default_qconfig
+from jitquant.qconfig import NAMED, QConfig, get_default_qconfig
 
 __all__ = ["parse", "read_qconfig", "write_qconfig"]
 
 FLOAT = "float"
 """What stands for None: TOML has no null."""
-
-DEFAULT = "default"
-"""What stands for `default_qconfig`; the name of an engine stands for its default."""
 
 _OBSERVERS: dict[str, type[Observer]] = {
     name: cls
@@ -64,8 +61,8 @@ def read_qconfig(plain: object, where: str) -> object:
 
     Args:
         plain: what `write_qconfig` gives, where an observer's name may stand for a dict without
-            arguments; "float" for None; "default" for `default_qconfig`; or
-            the name of an engine, such as "x86", for its default.
+            arguments; "float" for None; a name in NAMED; or the name of an engine, such as "x86",
+            for its default.
         where: what the errors call it.
 
     Raises:
@@ -86,13 +83,14 @@ def read_qconfig(plain: object, where: str) -> object:
 def _read_name(name: str, where: str) -> QConfig | None:
     if name == FLOAT:
         return None
-    if name == DEFAULT:
-        return default_qconfig
+    if name in NAMED:
+        return NAMED[name]
     try:
         return get_default_qconfig(name)
     except JitQuantError as error:
         raise JitQuantValueError(
-            f"{where}: {name!r} is neither '{FLOAT}' nor '{DEFAULT}' nor an engine: {error}"
+            f"{where}: {name!r} is none of {', '.join(map(repr, [FLOAT, *NAMED]))}, and no engine: "
+            f"{error}"
         ) from error
 
 

@@ -21,6 +21,7 @@ from jitquant.observers import (
     Observer,
     ObserverFactory,
     PerChannelMinMaxObserver,
+    PlaceholderObserver,
 )
 
 __all__ = [
@@ -53,6 +54,8 @@ _OBSERVERS: dict[str, tuple[type[Observer], tuple[str, ...]]] = {
     "PerChannelMinMaxObserver": (PerChannelMinMaxObserver, ("ch_axis",)),
 }
 
+_DYNAMIC = PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True)
+
 
 def is_torch_ao(obj: object) -> bool:
     """Whether `obj` is a class of torch.ao or an instance of one."""
@@ -71,17 +74,14 @@ def unpack_qconfig(
     """Return activation and weight factory of a torch.ao QConfig, as the user gave them.
 
     Raises:
-        JitQuantValueError: a QConfigDynamic.
-        JitQuantTypeError: any other object that is not a torch.ao QConfig.
+        JitQuantTypeError: not a torch.ao QConfig.
     """
     name = type(qconfig).__name__
-    if name == "QConfigDynamic":
-        raise JitQuantValueError(
-            f"{where}: dynamic quantization is not supported, got a torch.ao QConfigDynamic"
-        )
+    fields: Any = qconfig
+    if name == "QConfigDynamic":  # its activation may be anything
+        return _DYNAMIC, fields.weight
     if name != "QConfig":
         raise JitQuantTypeError(f"{where}: expected a QConfig, got torch.ao's {name}")
-    fields: Any = qconfig
     return fields.activation, fields.weight
 
 
@@ -154,8 +154,7 @@ def convert_observer(observer: torch.nn.Module, where: str) -> ObserverFactory:
     """Return a factory of our observer with the arguments of this torch.ao observer.
 
     Raises:
-        JitQuantValueError: a fake-quantize module, a dynamic or placeholder observer, or arguments
-            that our observer does not take.
+        JitQuantValueError: a fake-quantize module, or arguments that our observer does not take.
         JitQuantTypeError: a class without a counterpart here.
     """
     source: Any = observer
@@ -166,10 +165,7 @@ def convert_observer(observer: torch.nn.Module, where: str) -> ObserverFactory:
             "pass an observer"
         )
     if name == "PlaceholderObserver" or getattr(source, "is_dynamic", False):
-        raise JitQuantValueError(
-            f"{where}: {name} keeps no statistics or asks for dynamic quantization, "
-            f"which jitquant does not do; pass an observer that sees data. {FOR_FLOAT}"
-        )
+        return _placeholder(source, where)
     if name == _REUSE:
         raise JitQuantValueError(
             f"{where}: torch.ao's {name} says that an output has the qparams of the input, which "
@@ -195,6 +191,24 @@ def convert_observer(observer: torch.nn.Module, where: str) -> ObserverFactory:
         else:
             kwargs["reduce_range"] = source.reduce_range
     factory = cls.with_args(**kwargs)
+    try:
+        factory()
+    except JitQuantError as error:
+        raise type(error)(f"{where}: {error}") from error
+    return factory
+
+
+def _placeholder(source: Any, where: str) -> ObserverFactory:
+    """For a placeholder, or an observer whose dynamic qparams take no calibration."""
+    kwargs: dict[str, Any] = {"dtype": source.dtype, "is_dynamic": source.is_dynamic}
+    if source.is_dynamic and source.dtype == torch.quint8:
+        bounds = (source.quant_min, source.quant_max)
+        if bounds not in ((None, None), (0, 255), (0, 127)):
+            raise JitQuantValueError(
+                f"{where}: dynamic kernels quantize to [0, 255] or [0, 127], got {list(bounds)}"
+            )
+        kwargs["reduce_range"] = bounds == (0, 127)
+    factory = PlaceholderObserver.with_args(**kwargs)
     try:
         factory()
     except JitQuantError as error:

@@ -13,6 +13,9 @@ from jitquant.observers import Observer
 
 __all__ = ["BACKENDS", "Backend", "Capabilities", "OpAbility", "activation_bits_of", "get_backend"]
 
+_FLOAT16 = (torch.float16, 5)
+"""As observers have it, and as scripted ones do: the code of the dtype."""
+
 _AFFINE = {False: ("symmetric",), True: ("symmetric", "affine")}
 
 
@@ -53,6 +56,7 @@ class Backend:
         sums_in_16_bits: whether kernels of it, on CPUs without VNNI and for depthwise convolutions
             on every CPU, sum pairs of products in saturating 16 bits. convert_jit then enlarges
             weight scales where 8-bit activations could overflow.
+        float16_weights: whether it has linear layers with weights of float16.
         ops: every op that can be int8.
     """
 
@@ -64,6 +68,7 @@ class Backend:
     weight_axis: int
     activation_bits: tuple[int, ...]
     sums_in_16_bits: bool
+    float16_weights: bool
     ops: tuple[OpAbility, ...]
 
     def capabilities(self) -> "Capabilities":
@@ -80,6 +85,9 @@ class Backend:
         Raises:
             JitQuantValueError: says what was asked for, and what the engine takes instead.
         """
+        if weight.dtype in _FLOAT16:
+            self.check_weight_observer(weight, where)
+            return
         for observer, taken, part in (
             (activation, self.activation_dtypes, "activations"),
             (weight, self.weight_dtypes, "weights"),
@@ -101,6 +109,14 @@ class Backend:
         Raises:
             JitQuantValueError: see `check_observers`.
         """
+        if weight.dtype in _FLOAT16:
+            if not self.float16_weights:
+                raise JitQuantValueError(
+                    f"{where}: the engine {self.name} has no weights of float16, only "
+                    f"{' and '.join(b.name for b in BACKENDS.values() if b.float16_weights)} do. "
+                    "Use default_dynamic_qconfig, or set another engine."
+                )
+            return
         if weight.ch_axis not in (-1, self.weight_axis):
             raise JitQuantValueError(
                 f"{where}: the weight observer has ch_axis={weight.ch_axis}, and the engine "
@@ -135,6 +151,7 @@ class Capabilities:
             ("weights", _join(of.weight_dtypes)),
             ("weight schemes", ", ".join(of.weight_schemes)),
             ("weight scales", overflow),
+            ("weights of float16", _yes(of.float16_weights)),
         ]
         rows = [
             (op.op, op.int8_op, op.fused_relu, _yes(op.per_channel), _fixed(op), op.reason)
@@ -188,6 +205,7 @@ def _backend(engine: _C.Engine) -> Backend:
         weight_axis=0,
         activation_bits=(7, 8),
         sums_in_16_bits=engine.sums_in_16_bits,
+        float16_weights=engine.float16_weights,
         ops=(*ops, *transposed),
     )
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,14 +14,20 @@ from jitquant.observers import (
     MinMaxObserver,
     Observer,
     PerChannelMinMaxObserver,
+    PlaceholderObserver,
     ShapeRecorder,
 )
 
 __all__ = [
+    "NAMED",
     "QConfig",
     "check_qconfig",
+    "default_dynamic_qconfig",
     "default_qconfig",
+    "float16_dynamic_qconfig",
     "get_default_qconfig",
+    "is_dynamic",
+    "per_channel_dynamic_qconfig",
     "qconfig_of_name",
     "script_qconfig",
 ]
@@ -32,8 +38,11 @@ class QConfig(NamedTuple):
 
     Attributes:
         activation: observer class, `Observer.with_args(...)`, or any function that returns a new
-            observer. Per tensor, quint8.
-        weight: the same for the weight. Per tensor or per channel, qint8.
+            observer. Per tensor, quint8. For dynamic quantization
+            `PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True)`.
+        weight: the same for the weight. Per tensor or per channel, qint8. For weights of float16,
+            `PlaceholderObserver.with_args(dtype=torch.float16)`, beside dynamic activations of
+            float16.
     """
 
     activation: Callable[[], torch.nn.Module]
@@ -47,6 +56,35 @@ _WEIGHT_PER_TENSOR = MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.p
 
 default_qconfig = QConfig(activation=MinMaxObserver.with_args(), weight=_WEIGHT_PER_CHANNEL)
 """Minimum and maximum for activations (fast to calibrate), weights as on x86."""
+
+_DYNAMIC = PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True)
+
+default_dynamic_qconfig = QConfig(activation=_DYNAMIC, weight=_WEIGHT_PER_TENSOR)
+"""Dynamic: int8 weights with one scale; ops quantize what they read. For `quantize_dynamic_jit`."""
+
+per_channel_dynamic_qconfig = QConfig(activation=_DYNAMIC, weight=_WEIGHT_PER_CHANNEL)
+"""Dynamic, with one scale for each output of a weight."""
+
+float16_dynamic_qconfig = QConfig(
+    activation=PlaceholderObserver.with_args(dtype=torch.float16, is_dynamic=True),
+    weight=PlaceholderObserver.with_args(dtype=torch.float16),
+)
+"""Weights of float16, activations of float32; on the engines x86 and fbgemm."""
+
+
+NAMED = {
+    "default": default_qconfig,
+    "default_dynamic": default_dynamic_qconfig,
+    "per_channel_dynamic": per_channel_dynamic_qconfig,
+    "float16_dynamic": float16_dynamic_qconfig,
+}
+"""By their names in files; an engine's name stands for its default."""
+
+
+def is_dynamic(qconfig: QConfig) -> bool:
+    """Whether a checked qconfig asks for dynamic quantization."""
+    activation: Any = qconfig.activation()
+    return isinstance(activation, PlaceholderObserver)
 
 
 def get_default_qconfig(backend: str | None = "x86", activation_bits: int = 8) -> QConfig:
@@ -106,7 +144,8 @@ def check_qconfig(qconfig: object, where: str) -> QConfig:
         JitQuantTypeError: not a QConfig, an observer instance instead of a factory, or a factory
             that gives anything but an observer that jitquant knows.
         JitQuantValueError: activation and weight swapped, a per-channel or qint8 activation, a
-            quint8 weight, a dynamic or placeholder observer, a fake-quantize module.
+            quint8 weight, a placeholder that is not dynamic, a dynamic activation of another dtype
+            than its weight asks for, a fake-quantize module.
     """
     if isinstance(qconfig, QConfig):
         given = qconfig
@@ -120,6 +159,17 @@ def check_qconfig(qconfig: object, where: str) -> QConfig:
     activation_factory, activation = _check_factory(given.activation, f"{where}, activation")
     weight_factory, weight = _check_factory(given.weight, f"{where}, weight")
 
+    checked = QConfig(activation=activation_factory, weight=weight_factory)
+    if isinstance(activation, PlaceholderObserver) and activation.is_dynamic:
+        _check_dynamic(activation, weight, where)
+        return checked
+    for part, observer in (("activation", activation), ("weight", weight)):
+        if isinstance(observer, ShapeRecorder):
+            raise JitQuantValueError(
+                f"{where}, {part}: a {type(observer).__name__} keeps no statistics, so no qparams. "
+                "Dynamic quantization has PlaceholderObserver.with_args(dtype=torch.quint8, "
+                f"is_dynamic=True) as activation. {_torch_ao.FOR_FLOAT}"
+            )
     if activation.ch_axis >= 0:
         raise JitQuantValueError(
             f"{where}: the activation observer is per channel ({type(activation).__name__}), but "
@@ -138,13 +188,36 @@ def check_qconfig(qconfig: object, where: str) -> QConfig:
         raise JitQuantValueError(
             f"{where}: the weight observer gives quint8, but engines take qint8 weights only"
         )
-    return QConfig(activation=activation_factory, weight=weight_factory)
+    return checked
+
+
+def _check_dynamic(activation: PlaceholderObserver, weight: Observer, where: str) -> None:
+    """Raise unless the observers of a dynamic qconfig go together."""
+    wanted = {
+        torch.quint8: "an observer of qint8 weights, as default_dynamic_qconfig has",
+        torch.float16: "PlaceholderObserver.with_args(dtype=torch.float16) for the weight, as "
+        "float16_dynamic_qconfig has",
+    }
+    if activation.dtype not in wanted:
+        raise JitQuantValueError(
+            f"{where}: a dynamic activation is torch.quint8 or torch.float16, got "
+            f"{activation.dtype}"
+        )
+    is_half = isinstance(weight, PlaceholderObserver) and weight.dtype == torch.float16
+    is_int8 = not isinstance(weight, ShapeRecorder) and weight.dtype == torch.qint8
+    if not (is_int8 if activation.dtype == torch.quint8 else is_half):
+        raise JitQuantValueError(
+            f"{where}: a dynamic activation of {activation.dtype} needs "
+            f"{wanted[activation.dtype]}; got a {type(weight).__name__} of {weight.dtype}"
+        )
 
 
 def qconfig_of_name(name: object) -> str:
     """The code of the qconfig that a name stands for in files; "" for all other values."""
-    if name in ("float", "default"):
-        return "None" if name == "float" else "jitquant.default_qconfig"
+    if name == "float":
+        return "None"
+    if isinstance(name, str) and name in NAMED:
+        return f"jitquant.{name}_qconfig"
     is_engine = isinstance(name, str) and name in BACKENDS
     return f"jitquant.get_default_qconfig({name!r})" if is_engine else ""
 
@@ -182,11 +255,6 @@ def _check_factory(factory: object, where: str) -> tuple[Callable[[], torch.nn.M
         raise JitQuantTypeError(
             f"{where}: {factory!r} cannot be called without arguments: {error}"
         ) from error
-    if isinstance(product, ShapeRecorder):
-        name = type(product).__name__
-        raise JitQuantValueError(
-            f"{where}: a {name} keeps no statistics, so no qparams. {_torch_ao.FOR_FLOAT}"
-        )
     if isinstance(product, Observer):
         return factory, product
     if _torch_ao.is_torch_ao(product):

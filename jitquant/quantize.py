@@ -1,4 +1,4 @@
-"""Post-training static quantization of TorchScript models."""
+"""Post-training quantization of TorchScript models: static, or static and dynamic in one model."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from jitquant.backend import activation_bits_of, get_backend
 from jitquant.errors import DroppedWarning, JitQuantValueError
 from jitquant.machine import cpu_features
 from jitquant.mapping import Predicate, QConfigMapping, as_mapping
-from jitquant.qconfig import QConfig, script_qconfig
+from jitquant.qconfig import QConfig, is_dynamic, script_qconfig
 
 __all__ = ["convert_jit", "fuse_conv_bn_jit", "prepare_jit", "quantize_jit"]
 
@@ -72,7 +72,7 @@ def prepare_jit(
         qconfig_dict: submodule path to `QConfig` (ours or torch.ao's), or None to leave the
             submodule float. "" is the whole model; a key covers the children of its module that no
             longer key covers. Or a `QConfigMapping` (ours or torch.ao's), its dictionary form, or a
-            predicate.
+            predicate. Some may be dynamic; `prepare_dynamic_jit` is for models in which all are.
         inplace: also put the result into `model`, as the last step.
 
     Returns:
@@ -81,7 +81,8 @@ def prepare_jit(
     Raises:
         JitQuantTypeError: model or qconfig_dict is of a wrong type.
         JitQuantValueError: training mode, parameters that are not float32 or not on the CPU, a
-            model that jitquant made, a rule that matches nothing, a qconfig that no engine can run.
+            model that jitquant made, a rule that matches nothing, a qconfig that no engine can run,
+            only dynamic qconfigs.
         JitQuantError: the graph cannot be flattened, or runs an op in training mode.
     """
     checked = _checks.check_script_module(model, "prepare_jit")
@@ -113,11 +114,13 @@ def convert_jit(
 
     Raises:
         JitQuantTypeError: model is not a ScriptModule.
-        JitQuantValueError: model was not prepared, or is converted already; preserved_attrs names
-            nothing; debug is something else; the quantized engine is not available.
+        JitQuantValueError: model was not prepared, or not by prepare_jit, or is converted already;
+            preserved_attrs names nothing; debug is something else; the quantized engine is not
+            available.
         JitQuantError: no calibration ran, an observer saw no data, or NaN or infinite values.
     """
     checked = _checks.check_script_module(model, "convert_jit")
+    _checks.check_prepared_by(checked, "prepare_jit", "convert_jit")
     return _finish(_convert(checked, debug, preserved_attrs, None), checked, inplace)
 
 
@@ -153,6 +156,7 @@ def _prepare(
     engine = _checks.check_engine()
     preparation = _C.Preparation(model._c, _checks.method_names(model), trace)
     decisions = decide(model, mapping, preparation)
+    _check_modes(decisions, function)
     check_any_qconfig(mapping, decisions)
     distinct = list(dict.fromkeys(each.qconfig for each in decisions if each.qconfig is not None))
     bits = _check_backend(engine, decisions)
@@ -218,15 +222,38 @@ def _index(decision: Decision, qconfigs: Sequence[QConfig]) -> int:
     return _C.LEFT_FLOAT if decision.rule else _C.NO_RULE
 
 
+def _check_modes(decisions: Iterable[Decision], function: str) -> None:
+    """Raise unless a function is given the qconfigs that it is for: static, mixed or dynamic ones.
+
+    Raises:
+        JitQuantValueError: a static qconfig for `*_dynamic_jit`; only dynamic ones for the others.
+    """
+    modes = {each.rule: is_dynamic(each.qconfig) for each in decisions if each.qconfig is not None}
+    static = next((rule for rule, dynamic in modes.items() if not dynamic), None)
+    verb = function.split("_")[0]
+    if function.endswith("_dynamic_jit") and static is not None:
+        raise JitQuantValueError(
+            f"{function}: the qconfig of {static} is static, so it needs calibration. Use "
+            f"{verb}_jit, which takes static and dynamic qconfigs in one mapping, or a dynamic "
+            "qconfig such as default_dynamic_qconfig."
+        )
+    if not function.endswith("_dynamic_jit") and modes and static is None:
+        raise JitQuantValueError(
+            f"{function}: all qconfigs are dynamic, so there is nothing to calibrate. Use "
+            f"{verb}_dynamic_jit, or a static qconfig such as get_default_qconfig()."
+        )
+
+
 def _check_backend(engine: str, decisions: Iterable[Decision]) -> tuple[int, ...]:
-    """The bits of all activations, ascending; raises if the engine cannot run a qconfig."""
+    """The bits of all int8 activations, ascending; raises if the engine cannot run a qconfig."""
     rules = {each.qconfig: each.rule for each in decisions if each.qconfig is not None}
     bits = set()
     for qconfig, rule in rules.items():
         activation: Any = qconfig.activation()
         weight: Any = qconfig.weight()
         get_backend(engine).check_observers(activation, weight, f"the qconfig of {rule}")
-        bits.add(activation_bits_of(activation))
+        if activation.dtype in get_backend(engine).activation_dtypes:
+            bits.add(activation_bits_of(activation))
     return tuple(sorted(bits))
 
 

@@ -99,11 +99,14 @@ class Traced:
 
 
 def trace_prepare(
-    model: torch.jit.ScriptModule, qconfig_dict: Mapping[str, Any] | None = None
+    model: torch.jit.ScriptModule,
+    qconfig_dict: Mapping[str, Any] | None = None,
+    function: str = "prepare_jit",
 ) -> Traced:
-    """Prepare with a trace; by default all ops with FIXED."""
+    """Prepare with a trace; by default all ops with FIXED. `function` is the public one."""
     steps: list[tuple[str, str, str]] = []
-    prepared = _prepare(model, qconfig_dict or {"": FIXED}, lambda *step: steps.append(step))
+    config = qconfig_dict or {"": FIXED}
+    prepared = _prepare(model, config, lambda *step: steps.append(step), function)
     return Traced(steps, prepared)
 
 
@@ -125,6 +128,7 @@ def before_and_after(
     debug: Debug = False,
     preserved: list[str] | None = None,
     show: Callable[[str], str] | None = None,
+    function: str = "prepare_jit",
 ) -> Change:
     """Run a pipeline, and return the graph around `pass_name`.
 
@@ -138,16 +142,19 @@ def before_and_after(
         debug: convert with debug=True.
         preserved: convert's preserved_attrs.
         show: makes the text from the canonical one; by default `readable`.
+        function: the public one that prepares; with "prepare_dynamic_jit" nothing is calibrated
+            unless there are inputs.
     """
     show = show or readable
-    traced = trace_prepare(model, qconfig_dict)
+    traced = trace_prepare(model, qconfig_dict, function)
     stage, _, name = pass_name.rpartition(".")
     if stage != "convert" and name in PREPARE_PASSES:
         original = getattr(model, method).graph if method != "forward" else model.graph
         canonical = torch._C._jit_pass_canonicalize(original.copy())
         start = canonical.str(False)
     else:
-        traced.model(*inputs)
+        if inputs or function == "prepare_jit":
+            traced.model(*inputs)
         start = traced.text("insert_observers", method)
         traced = trace_convert(traced.model, debug, preserved)
     names = traced.passes(method)

@@ -217,7 +217,8 @@ def of_activation(plain: object) -> Callable[[], QConfigMapping]:
         (
             lambda: QConfigMapping.from_toml('fc = "x68"'),
             JitQuantValueError,
-            "from_toml['fc']: 'x68' is neither 'float' nor 'default' nor an engine: unknown "
+            "from_toml['fc']: 'x68' is none of 'float', 'default', 'default_dynamic', "
+            "'per_channel_dynamic', 'float16_dynamic', and no engine: unknown "
             "backend 'x68', known are: x86, fbgemm, onednn, qnnpack",
         ),
         (

@@ -15,6 +15,7 @@ import jitquant
 from jitquant import observers
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 from jitquant.mapping import as_mapping
+from jitquant.observers import PlaceholderObserver
 from jitquant.qconfig import QConfig, check_qconfig, default_qconfig
 from tests.models import PlainNet, scripted
 
@@ -146,23 +147,20 @@ REFUSED: list[tuple[Any, type[JitQuantError], str]] = [
         "leave ops float use None as the qconfig",
     ),
     (
-        torch_ao.default_dynamic_qconfig,
+        torch_ao.qconfig.float16_static_qconfig,
         JitQuantValueError,
-        "here, activation: PlaceholderObserver keeps no statistics or asks for dynamic "
-        "quantization, which jitquant does not do; pass an observer that sees data. To leave ops float "
-        "use None as the qconfig",
+        "here, activation: a PlaceholderObserver keeps no statistics, so no qparams. Dynamic "
+        "quantization has PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True) as "
+        "activation. To leave ops float use None as the qconfig",
     ),
     (
         torch_ao.QConfig(
-            torch_ao_observer.MovingAverageMinMaxObserver.with_args(
-                averaging_constant=1, is_dynamic=True
-            ),
+            torch_ao_observer.PlaceholderObserver.with_args(dtype=torch.qint8, is_dynamic=True),
             WEIGHT,
         ),
         JitQuantValueError,
-        "here, activation: MovingAverageMinMaxObserver keeps no statistics or asks for dynamic "
-        "quantization, which jitquant does not do; pass an observer that sees data. To leave ops float "
-        "use None as the qconfig",
+        "here, activation: PlaceholderObserver: dtype must be one of torch.float32, torch.float16, "
+        "torch.quint8, got torch.qint8",
     ),
     (
         torch_ao.default_qat_qconfig,
@@ -175,11 +173,6 @@ REFUSED: list[tuple[Any, type[JitQuantError], str]] = [
         JitQuantValueError,
         "here, activation: FusedMovingAvgObsFakeQuantize is for quantization-aware training, "
         "which jitquant does not do; pass an observer",
-    ),
-    (
-        quiet(torch_ao.QConfigDynamic),
-        JitQuantValueError,
-        "here: dynamic quantization is not supported, got a torch.ao QConfigDynamic",
     ),
     (
         torch_ao.QConfigMapping(),
@@ -203,6 +196,26 @@ REFUSED: list[tuple[Any, type[JitQuantError], str]] = [
         "here: the weight observer gives quint8, but engines take qint8 weights only",
     ),
 ]
+
+
+DYNAMIC: list[Any] = [
+    torch_ao.default_dynamic_qconfig,
+    quiet(lambda: torch_ao.QConfigDynamic(weight=WEIGHT)),
+    torch_ao.QConfig(
+        torch_ao_observer.MovingAverageMinMaxObserver.with_args(
+            averaging_constant=1, is_dynamic=True
+        ),
+        WEIGHT,
+    ),
+]
+
+
+@pytest.mark.parametrize("qconfig", DYNAMIC, ids=lambda v: str(v)[:60])
+def test_whatever_asks_for_dynamic_activations(qconfig: Any) -> None:
+    activation: Any = check_qconfig(qconfig, "here").activation()
+    assert isinstance(activation, PlaceholderObserver)
+    assert (activation.is_dynamic, activation.dtype) == (True, torch.quint8)
+    assert not activation.reduce_range
 
 
 @pytest.mark.parametrize(("qconfig", "error", "message"), REFUSED, ids=lambda v: str(v)[:60])

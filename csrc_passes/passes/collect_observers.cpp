@@ -38,6 +38,11 @@ bool isNested(const Value* value, const Method& method) {
   return value->node()->owningBlock() != method.graph->block();
 }
 
+// A recorder of shapes has no quantized dtype.
+bool givesQParams(const jit::Module& observer) {
+  return observer.attr("dtype").toInt() != static_cast<int64_t>(at::kFloat);
+}
+
 Observation read(jit::Module observer, const std::string& where, bool nested) {
   Observation observation;
   observation.calls = observer.attr("calls").toInt();
@@ -45,8 +50,7 @@ Observation read(jit::Module observer, const std::string& where, bool nested) {
     observation.shapes.push_back(shape.toIntVector());
   }
   observation.dtypes = observer.attr("seen_dtypes").toIntVector();
-  // A recorder of shapes has no quantized dtype.
-  if (observer.attr("dtype").toInt() == static_cast<int64_t>(at::kFloat)) return observation;
+  if (!givesQParams(observer)) return observation;
   for (const int64_t dtype : observation.dtypes) {
     if (dtype == static_cast<int64_t>(at::kFloat)) continue;
     const auto* name = c10::toString(static_cast<at::ScalarType>(dtype));
@@ -91,10 +95,12 @@ bool anyObserverRan(Program& program) {
   return false;
 }
 
-bool hasObservers(Program& program) {
+// Recorders of shapes, which alone stand in a graph that is dynamic everywhere, need no data.
+bool needsCalibration(Program& program) {
   for (Method& method : program.methods) {
     for (Node* node : allNodes(*method.graph)) {
-      if (observerCall(node)) return true;
+      const auto name = observerCall(node);
+      if (name && givesQParams(program.module.attr(*name).toModule())) return true;
     }
   }
   return false;
@@ -103,7 +109,7 @@ bool hasObservers(Program& program) {
 }  // namespace
 
 void collectObservers(Program& program) {
-  if (hasObservers(program) && !anyObserverRan(program)) {
+  if (needsCalibration(program) && !anyObserverRan(program)) {
     throw UserError(
         "the prepared model was not calibrated: no observer saw any data. Run the model that "
         "prepare_jit returned on sample inputs before convert_jit.");
@@ -120,10 +126,14 @@ void collectObservers(Program& program) {
     jit::EliminateDeadCode(method.graph);
   }
   while (true) {
-    const std::string name =
-        kObserverPrefix + std::string("weight_") + std::to_string(program.qconfigs.size());
-    if (!program.module.hasattr(name)) break;
-    program.qconfigs.push_back({jit::Module(), program.module.attr(name).toModule()});
+    const std::string index = std::to_string(program.qconfigs.size());
+    if (!program.module.hasattr(kWeightPrefix + index)) break;
+    const jit::Module weight = program.module.attr(kWeightPrefix + index).toModule();
+    const bool is_dynamic = program.module.hasattr(kDynamicPrefix + index);
+    program.qconfigs.push_back(
+        is_dynamic
+            ? ObserverPair::of(program.module.attr(kDynamicPrefix + index).toModule(), weight)
+            : ObserverPair{jit::Module(), weight});
   }
   for (size_t i = program.module.type()->numAttributes(); i-- > 0;) {
     const std::string name = program.module.type()->getAttributeName(i);

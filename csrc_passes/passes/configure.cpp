@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <unordered_map>
 
+#include "dynamic.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 #include "plan.h"
@@ -36,7 +37,7 @@ void configure(Program& program, const std::vector<int64_t>& decisions) {
   size_t next = 0;
   for (const Method& method : program.methods) {
     for (jit::Node* node : listedNodes(method)) {
-      setMark(node, kQConfigMark, decisions.at(next++));
+      setMark(node, kQConfigMark, decisionOn(node, decisions.at(next++), program));
     }
   }
   if (next != decisions.size()) throw std::logic_error("there are more decisions than ops");

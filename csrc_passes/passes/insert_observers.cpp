@@ -9,7 +9,7 @@
 //
 // Needs:  plan.
 // Leaves: every other value. Weights are observed at convert, once, by the templates that are
-//         attached here.
+//         attached here; a dynamic qconfig leaves that of activations too, which says so.
 
 #include "ir_util.h"
 #include "passes/passes.h"
@@ -57,8 +57,11 @@ void insertObservers(Program& program, const jit::Module& shape_recorder) {
     for (Value* value : method.plan->shapes_only) insert(method, value, shape_recorder);
   }
   for (size_t i = 0; i < program.qconfigs.size(); ++i) {
-    program.module.register_module(kObserverPrefix + std::string("weight_") + std::to_string(i),
-                                   program.qconfigs[i].weight.deepcopy());
+    const ObserverPair& qconfig = program.qconfigs[i];
+    program.module.register_module(kWeightPrefix + std::to_string(i), qconfig.weight.deepcopy());
+    if (qconfig.activations == Activations::kStatic) continue;
+    program.module.register_module(kDynamicPrefix + std::to_string(i),
+                                   qconfig.activation.deepcopy());
   }
 }
 

@@ -17,7 +17,6 @@
 #include "passes/passes.h"
 #include "plan.h"
 #include "qparams.h"
-#include "targets/target.h"
 
 namespace jitquant {
 
@@ -46,7 +45,7 @@ class Inserter {
         known_.emplace(node->output(), perTensor(row.fixed_scale, row.fixed_zero_point));
         insert(node->output(), known_.at(node->output()), true);
       } else if (row.role == Role::kWeighted) {
-        insertWeight(node);
+        insertWeightPair(node, program_);
       } else if (row.role == Role::kSharesInput || row.role == Role::kAverages) {
         const QParams& input = qparamsOf(node->input(row.data[0]));
         for (Value* result : resultsOf(node)) known_[result] = sharedQParams(node, input);
@@ -105,16 +104,6 @@ class Inserter {
         use.user->replaceInput(use.offset, pair.dequantize->output());
       }
     }
-  }
-
-  void insertWeight(Node* node) {
-    const at::Tensor weight = *constantTensor(node->input(1), program_.module);
-    const OpRecord& record = program_.records[*mark(node, kOpMark)];
-    jit::Module observer = program_.qconfigs[record.qconfig].weight.deepcopy();
-    observer.forward({weight.detach()});
-    const QParams qparams = program_.target->safeWeightQParams(weight, readQParams(observer));
-    const QuantizePair pair = insertQuantizePair(node->input(1), qparams, node);
-    node->replaceInput(1, pair.dequantize->output());
   }
 
   Program& program_;

@@ -11,6 +11,7 @@
 // Leaves: the graph as it is.
 
 #include "alias.h"
+#include "dynamic.h"
 #include "float_ops.h"
 #include "int8_before.h"
 #include "ir_util.h"
@@ -44,14 +45,20 @@ class Planner : private PlanDraft {
       if (const auto index = mark(node, kOpMark)) {
         listed.push_back(node);
         OpRecord& record = program.records[*index];
-        if (record.int8) record.reason.clear();
+        if (record.int8 || record.reason == kFloat16Weight) record.reason.clear();
         record.int8 = false;
       }
     }
     for (Node* node : listed) {
       if (record(node).reason.empty()) record(node).reason = whyFloat(node);
-      if (record(node).reason.empty()) candidates.insert(node);
+      if (!record(node).reason.empty()) continue;
+      if (dynamicRow(node, record(node).qconfig, program) != nullptr) {
+        plan->dynamic.emplace(node, nullptr);
+      } else {
+        candidates.insert(node);
+      }
     }
+    for (Node* node : listed) takeRelu(node);
     dropUncalibrated();
     for (Node* node : listed) {
       if (isCompute(node)) plan->int8.insert(node);
@@ -68,10 +75,19 @@ class Planner : private PlanDraft {
  private:
   std::string whyFloat(const Node* node) {
     if (before_.isInt8(node)) return "it was int8 before";
+    const int64_t qconfig = record(node).qconfig;
+    if (qconfig == kNoDynamicForm) {
+      return "its qconfig is dynamic, and torch's dynamic kernels clip its output to the range of "
+             "its input";
+    }
+    if (qconfig == kNoFloat16Form) return "torch has no kernel of float16 for it";
     const OpRow* row = findRow(node);
     if (row == nullptr) return whyFloatOp(node, program.module);
-    if (record(node).qconfig == kNoRule) return "no rule of its configuration matches it";
-    if (record(node).qconfig < 0) return "its qconfig is None";
+    if (qconfig == kNoRule) return "no rule of its configuration matches it";
+    if (qconfig < 0) return "its qconfig is None";
+    if (program.qconfigs[qconfig].activations != Activations::kStatic) {
+      return whyNotDynamic(node, qconfig, program);
+    }
     if (followsFloatConvolution(node)) return "the layer that it normalizes is left float";
     if (row->filter != nullptr) {
       std::string reason = row->filter(node, program.module);
@@ -100,6 +116,19 @@ class Planner : private PlanDraft {
       if (aliases_.isWrittenLater(value)) return "an op writes its memory in place";
     }
     return "";
+  }
+
+  // A relu that alone follows a dynamic layer, and is not left float, runs in the layer's op.
+  void takeRelu(Node* layer) {
+    const auto dynamic = plan->dynamic.find(layer);
+    if (dynamic == plan->dynamic.end() || !hasOneUse(layer->output())) return;
+    Node* user = layer->output()->uses()[0].user;
+    const bool fits = user->kind() == c10::aten::relu && record(user).qconfig >= 0 &&
+                      user->owningBlock() == layer->owningBlock();
+    if (!fits) return;
+    dynamic->second = user;
+    candidates.erase(user);
+    layer_of_[user] = layer;
   }
 
   // Whether it would be part of a convolution or linear layer if that were not left float.
@@ -238,7 +267,14 @@ class Planner : private PlanDraft {
     OpRecord& entry = record(node);
     if (before_.isInt8(node)) entry.int8 = true;
     const auto absorbed = plan->absorbed_by.find(node);
-    if (absorbed != plan->absorbed_by.end()) {
+    const auto layer = layer_of_.find(node);
+    if (plan->dynamic.count(node) != 0) {
+      entry.int8 = !hasFloat16Weight(node);
+      entry.reason = entry.int8 ? "int8, dynamic" : kFloat16Weight;
+    } else if (layer != layer_of_.end()) {
+      entry.int8 = !hasFloat16Weight(layer->second);
+      entry.reason = std::string("absorbed by ") + layer->second->kind().toQualString();
+    } else if (absorbed != plan->absorbed_by.end()) {
       entry.int8 = true;
       entry.reason = std::string("absorbed by ") + absorbed->second->kind().toQualString();
     } else if (plan->int8.count(node) != 0) {
@@ -250,8 +286,13 @@ class Planner : private PlanDraft {
     }
   }
 
+  bool hasFloat16Weight(const Node* layer) const {
+    return program.qconfigs[record(layer).qconfig].activations == Activations::kFloat;
+  }
+
   Aliases aliases_;
   Int8Before before_;
+  std::unordered_map<const Node*, const Node*> layer_of_;  // relu -> dynamic layer that takes it
   Masks masks_;
 };
 

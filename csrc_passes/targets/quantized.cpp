@@ -198,6 +198,20 @@ Target makeQuantizedTarget() {
           {"aten::view", "aten::reshape", "", "", {}, {0, 1}, false},
           {"aten::view_as", "aten::reshape_as", "", "", {}, {0, 1}, false},
       },
+      {{"aten::linear",
+        Activations::kDynamic,
+        "quantized::linear_dynamic",
+        "quantized::linear_relu_dynamic",
+        "quantized::linear_prepack",
+        {1, 2},
+        true},
+       {"aten::linear",
+        Activations::kFloat,
+        "quantized::linear_dynamic_fp16",
+        "quantized::linear_relu_dynamic_fp16",
+        "quantized::linear_prepack_fp16",
+        {1, 2},
+        false}},
       safeWeightQParams,
   };
   // Every other op of the table takes quantized tensors as it is.
@@ -216,10 +230,18 @@ const Int8Row* Target::find(const std::string& row) const {
   return nullptr;
 }
 
+const DynamicRow* Target::findDynamic(const std::string& row, Activations activations) const {
+  for (const DynamicRow& candidate : dynamic_rows) {
+    if (candidate.row == row && candidate.activations == activations) return &candidate;
+  }
+  return nullptr;
+}
+
 bool Target::isPrepack(const jit::Node* node) const {
-  return std::any_of(rows.begin(), rows.end(), [&](const Int8Row& row) {
-    return !row.prepack.empty() && row.prepack == node->kind().toQualString();
-  });
+  const std::string kind = node->kind().toQualString();
+  const auto packs = [&](const auto& row) { return !row.prepack.empty() && row.prepack == kind; };
+  return std::any_of(rows.begin(), rows.end(), packs) ||
+         std::any_of(dynamic_rows.begin(), dynamic_rows.end(), packs);
 }
 
 const Target& quantizedTarget() {

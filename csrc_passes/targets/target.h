@@ -35,15 +35,28 @@ struct Int8Row {
   int64_t (*missing_groups)(const jit::Node*, const jit::Module&) = nullptr;
 };
 
+// How a layer is spelled with a packed weight and float activations.
+struct DynamicRow {
+  std::string row;  // OpRow::name
+  Activations activations;
+  std::string op;
+  std::string relu_op;
+  std::string prepack;
+  std::vector<size_t> prepack_args;
+  bool takes_reduce_range;  // behind the packed weight
+};
+
 struct Target {
   std::string name;
   std::vector<Int8Row> rows;
+  std::vector<DynamicRow> dynamic_rows;
   // The weight's qparams, with scales enlarged where the target's kernels would overflow.
   QParams (*safeWeightQParams)(const at::Tensor& weight, const QParams& qparams);
 
   const Int8Row* find(const OpRow& row) const { return find(row.name); }
   const Int8Row* find(const std::string& row) const;
-  // Whether it packs weight and bias for an int8 op.
+  const DynamicRow* findDynamic(const std::string& row, Activations activations) const;
+  // Whether the op packs a weight.
   bool isPrepack(const jit::Node* node) const;
 };
 

@@ -14,6 +14,8 @@ from jitquant.observers._base import (
     _is_real,
 )
 
+_PLACEHOLDER_DTYPES = (torch.float32, torch.float16, torch.quint8)
+
 
 class FixedQParamsObserver(Observer):
     """Known qparams, whatever the data: for outputs of known range, such as sigmoid's.
@@ -127,4 +129,39 @@ class NoopObserver(ShapeRecorder):
 
 
 class PlaceholderObserver(ShapeRecorder):
-    """A value whose qparams are not static, by torch.ao's name; it keeps the record only."""
+    """Stands for values whose qparams are not static; it keeps the record only.
+
+    As the activation of a `QConfig` with `is_dynamic=True` it asks for dynamic quantization: ops
+    quantize what they read when they run. As weight, with float16, it asks for weights in that.
+
+    Args:
+        dtype: torch.quint8 for activations that are quantized, torch.float16, or torch.float32.
+        is_dynamic: whether it asks for dynamic quantization.
+        reduce_range: 7 bits instead of 8; for quint8.
+
+    Raises:
+        JitQuantTypeError: an argument of the wrong type.
+        JitQuantValueError: another dtype, or arguments that do not go together.
+    """
+
+    def __init__(
+        self,
+        dtype: torch.dtype = torch.float32,
+        is_dynamic: bool = False,
+        reduce_range: bool = False,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if not isinstance(dtype, torch.dtype):
+            raise JitQuantTypeError(f"{name}: dtype must be a torch.dtype, got {dtype!r}")
+        if dtype not in _PLACEHOLDER_DTYPES:
+            known = ", ".join(map(str, _PLACEHOLDER_DTYPES))
+            raise JitQuantValueError(f"{name}: dtype must be one of {known}, got {dtype}")
+        for argument, value in (("is_dynamic", is_dynamic), ("reduce_range", reduce_range)):
+            if not isinstance(value, bool):
+                raise JitQuantTypeError(f"{name}: {argument} must be a bool, got {value!r}")
+        if reduce_range and not (is_dynamic and dtype == torch.quint8):
+            raise JitQuantValueError(f"{name}: reduce_range is for dynamic quint8 only")
+        self.dtype = dtype
+        self.is_dynamic = is_dynamic
+        self.reduce_range = reduce_range

@@ -1,0 +1,65 @@
+#include "dynamic.h"
+
+#include <ATen/ATen.h>
+
+#include "ir_util.h"
+
+namespace jitquant {
+
+using jit::Node;
+
+namespace {
+
+constexpr double kLargestFloat16 = 65504;
+
+bool isDynamic(int64_t qconfig, const Program& program) {
+  return qconfig >= 0 && program.qconfigs.at(qconfig).activations != Activations::kStatic;
+}
+
+}  // namespace
+
+ObserverPair ObserverPair::of(const jit::Module& activation, const jit::Module& weight) {
+  ObserverPair pair{activation, weight};
+  if (!activation.hasattr("is_dynamic") || !activation.attr("is_dynamic").toBool()) return pair;
+  const bool is_half = weight.attr("dtype").toInt() == static_cast<int64_t>(at::kHalf);
+  pair.activations = is_half ? Activations::kFloat : Activations::kDynamic;
+  pair.reduce_range = activation.attr("reduce_range").toBool();
+  return pair;
+}
+
+const DynamicRow* dynamicRow(const Node* node, int64_t qconfig, const Program& program) {
+  if (!isDynamic(qconfig, program)) return nullptr;
+  const OpRow* row = findRow(node);
+  if (row == nullptr) return nullptr;
+  return program.target->findDynamic(row->name, program.qconfigs[qconfig].activations);
+}
+
+int64_t decisionOn(const Node* node, int64_t qconfig, const Program& program) {
+  const bool has_no_form = isDynamic(qconfig, program) && isLayer(node) &&
+                           dynamicRow(node, qconfig, program) == nullptr;
+  if (!has_no_form) return qconfig;
+  const bool is_half = program.qconfigs[qconfig].activations == Activations::kFloat;
+  return is_half ? kNoFloat16Form : kNoDynamicForm;
+}
+
+std::string whyNotDynamic(const Node* node, int64_t qconfig, const Program& program) {
+  const DynamicRow* dynamic = dynamicRow(node, qconfig, program);
+  if (dynamic == nullptr) return "its qconfig is dynamic, which is for layers with weights";
+  const OpRow& row = *findRow(node);
+  if (row.filter != nullptr) {
+    std::string reason = row.filter(node, program.module);
+    if (!reason.empty()) return reason;
+  }
+  if (dynamic->activations == Activations::kFloat) {
+    const double largest =
+        constantTensor(node->input(1), program.module)->abs().max().item<double>();
+    if (largest > kLargestFloat16) return "its weights are too large for float16";
+  }
+  const auto type = node->input(row.data[0])->type()->cast<c10::TensorType>();
+  if (type && type->scalarType() && *type->scalarType() != at::kFloat) {
+    return std::string("it works on ") + c10::toString(*type->scalarType()) + " values";
+  }
+  return "";
+}
+
+}  // namespace jitquant

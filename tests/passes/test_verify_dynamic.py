@@ -1,0 +1,67 @@
+"""verify_dynamic: dynamic ops that are wrong become float ops again."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jitquant import (
+    QConfig,
+    convert_dynamic_jit,
+    default_dynamic_qconfig,
+    float16_dynamic_qconfig,
+    prepare_dynamic_jit,
+)
+from tests.ir import assert_same_output, reasons, sample, scripted
+
+
+class Relu(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x).relu()
+        return y
+
+
+VECTOR = sample(4)
+
+
+@pytest.mark.parametrize("qconfig", [default_dynamic_qconfig, float16_dynamic_qconfig])
+def test_vectors_are_float_again(qconfig: QConfig) -> None:
+    """Stock kernels refuse them. That there are vectors is known from a run of the model."""
+    model = scripted(Relu())
+    prepared = prepare_dynamic_jit(model, {"": qconfig})
+    prepared(VECTOR)
+    converted = convert_dynamic_jit(prepared)
+    (linear, how), relu = reasons(converted)
+    assert (linear, how.partition(":")[0]) == ("aten::linear", "its dynamic form raises")
+    assert relu == ("aten::relu", "the op that would absorb it stays float")
+    assert_same_output(converted, model, VECTOR, atol=0)
+    assert "quantize" not in str(converted.graph) and "aten::to(" not in str(converted.graph)
+
+
+def test_vectors_and_matrices() -> None:
+    model = scripted(Relu())
+    prepared = prepare_dynamic_jit(model, {"": default_dynamic_qconfig})
+    prepared(sample(3, 4))
+    prepared(VECTOR)
+    assert_same_output(convert_dynamic_jit(prepared), model, VECTOR, atol=0)
+
+
+def test_right_ops_stay() -> None:
+    prepared = prepare_dynamic_jit(scripted(Relu()), {"": default_dynamic_qconfig})
+    for shape in ((3, 4), (2, 3, 4), (0, 4)):
+        prepared(torch.zeros(shape))
+    assert reasons(convert_dynamic_jit(prepared)) == [
+        ("aten::linear", "quantized::linear_relu_dynamic"),
+        ("aten::relu", "absorbed by aten::linear"),
+    ]
+
+
+def test_another_result_is_found() -> None:
+    """Of products beyond float32, the float layer makes infinities, of either sign."""
+    model = scripted(Relu())
+    model.linear.weight.data.copy_(torch.tensor([[3e38, -3e38, 3e38, 3e38]] * 2))
+    prepared = prepare_dynamic_jit(model, {"": default_dynamic_qconfig})
+    assert reasons(convert_dynamic_jit(prepared))[0][1] == "its dynamic form is wrong"
