@@ -35,8 +35,8 @@ const DynamicRow* dynamicRow(const Node* node, int64_t qconfig, const Program& p
 }
 
 int64_t decisionOn(const Node* node, int64_t qconfig, const Program& program) {
-  const bool has_no_form = isDynamic(qconfig, program) && isLayer(node) &&
-                           dynamicRow(node, qconfig, program) == nullptr;
+  const bool has_no_form =
+      isDynamic(qconfig, program) && isLayer(node) && dynamicRow(node, qconfig, program) == nullptr;
   if (!has_no_form) return qconfig;
   const bool is_half = program.qconfigs[qconfig].activations == Activations::kFloat;
   return is_half ? kNoFloat16Form : kNoDynamicForm;

@@ -15,8 +15,8 @@ namespace jitquant {
 
 namespace jit = torch::jit;
 
-// How activations are quantized: by calibrated qparams; by the op itself, with qparams of the values
-// that it is given; or not at all, beside weights of float16.
+// How activations are quantized: by calibrated qparams; by the op itself, with qparams of the
+// values that it is given; or not at all, beside weights of float16.
 enum class Activations { kStatic, kDynamic, kFloat };
 
 // The observers that one qconfig asks for. Both are templates: each use works on a deep copy.
@@ -105,8 +105,8 @@ struct Lowering {
 // A dynamic op, which reads and gives float, and what it stands for.
 struct DynamicLowering {
   jit::Node* float_op;
-  jit::Value* input;          // what float_op read before its input was rounded
-  jit::Value* float_output;   // of float_op, or of the relu behind it
+  jit::Value* input;         // what float_op read before its input was rounded
+  jit::Value* float_output;  // of float_op, or of the relu behind it
   jit::Value* dynamic_output;
 };
 

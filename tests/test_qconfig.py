@@ -164,8 +164,9 @@ REFUSED: list[tuple[object, type[JitQuantError], str]] = [
     (
         QConfig(ShapeRecorder, WEIGHT),
         JitQuantValueError,
-        "here, activation: a ShapeRecorder keeps no statistics, so no qparams. To leave ops float use None "
-        "as the qconfig",
+        "here, activation: a ShapeRecorder keeps no statistics, so no qparams. Dynamic quantization "
+        "has PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True) as activation. To "
+        "leave ops float use None as the qconfig",
     ),
     (
         QConfig(PER_CHANNEL_WEIGHT, HistogramObserver),

@@ -34,8 +34,9 @@ Value* roundedTo(Value* value, at::ScalarType dtype, Node* before) {
 
 void roundInput(Node* layer, size_t index, bool reduce_range) {
   Value* dtype = insertConstantBefore(layer, static_cast<int64_t>(at::kQUInt8));
-  Value* quantized = insertOp(layer, c10::Symbol::aten("quantize_per_tensor_dynamic"),
-                              {layer->input(index), dtype, insertConstantBefore(layer, reduce_range)});
+  Value* quantized =
+      insertOp(layer, c10::Symbol::aten("quantize_per_tensor_dynamic"),
+               {layer->input(index), dtype, insertConstantBefore(layer, reduce_range)});
   layer->replaceInput(index, insertOp(layer, c10::aten::dequantize, {quantized}));
 }
 
@@ -45,8 +46,7 @@ void insertDynamicQdq(Program& program) {
   for (Method& method : program.methods) {
     for (Node* node : allNodes(*method.graph)) {
       if (method.plan->dynamic.count(node) == 0) continue;
-      const ObserverPair& qconfig =
-          program.qconfigs[program.records[*mark(node, kOpMark)].qconfig];
+      const ObserverPair& qconfig = program.qconfigs[program.records[*mark(node, kOpMark)].qconfig];
       if (qconfig.activations == Activations::kFloat) {
         Value* half = roundedTo(node->input(1), at::kHalf, node);
         node->replaceInput(1, roundedTo(half, at::kFloat, node));

@@ -6,7 +6,7 @@
 //   %packed = quantized::linear_prepack(%wq, %b)
 //   %q = quantized::linear_relu_dynamic(%x, %packed, False)   uses of %q
 //
-// Needs:  insert_dynamic_qdq; verify, which would take the float ops away.
+// Needs:  insert_dynamic_qdq, and verify, which would take the float ops away.
 // Leaves: the float ops, unused, for verify_dynamic to compare with.
 
 #include "dynamic.h"

@@ -86,7 +86,8 @@ class DynamicVerifier {
     // Its values need no rounding any more.
     const jit::Value* input = lowering.float_op->input(0);
     if (input != lowering.input) lowering.float_op->replaceInput(0, lowering.input);
-    lowering.float_op->replaceInput(1, lowering.float_op->input(1)->node()->input(0)->node()->input(0));
+    lowering.float_op->replaceInput(
+        1, lowering.float_op->input(1)->node()->input(0)->node()->input(0));
   }
 
   void leaveFloat(const jit::Node* op, const std::string& reason) {

@@ -17,7 +17,7 @@ struct Engine {
   int64_t own_groups;
   bool weight_zero_points;  // whether a weight may have another zero point than 0
 
-  bool float16_weights;     // whether it has linear layers with such weights
+  bool float16_weights;  // whether it has linear layers with such weights
 
   struct Lack {
     std::string row;  // OpRow::name

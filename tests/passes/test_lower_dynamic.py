@@ -8,8 +8,8 @@ from jitquant.observers import PlaceholderObserver
 from tests.ir import (
     FIXED,
     Change,
-    assert_unchanged,
     assert_text,
+    assert_unchanged,
     before_and_after,
     reasons,
     sample,
@@ -146,7 +146,10 @@ def test_a_static_layer_behind_reads_the_relu() -> None:
             return self.second(y), y
 
     mixed = before_and_after(
-        "verify_dynamic", scripted(Two()), sample(3, 4), qconfig_dict={"": FIXED, "first.linear": INT8}
+        "verify_dynamic",
+        scripted(Two()),
+        sample(3, 4),
+        qconfig_dict={"": FIXED, "first.linear": INT8},
     )
     assert "%2 : Tensor = quantized::linear_relu_dynamic(%x, %1, False)" in mixed.after
     assert "aten::quantize_per_tensor(%2, 0.0625, 128, 13)" in mixed.after
