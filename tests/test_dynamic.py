@@ -433,7 +433,8 @@ class Spellings(nn.Module):
         x = x + torch.matmul(x, self.w)
         x = x + functional.linear(x, self.w, self.b)
         x = x + torch.einsum("ni,oi->no", x, self.w)
-        return self.layer(x) / 30
+        y: Tensor = self.layer(x) / 30
+        return y
 
 
 @pytest.mark.parametrize("how", ["script", "trace"])
