@@ -259,7 +259,7 @@ WEIGHT = jitquant.default_dynamic_qconfig.weight
             PlaceholderObserver.with_args(dtype=torch.float16),
             "here, weight: a PlaceholderObserver keeps no statistics, so no qparams. Dynamic "
             "quantization has PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True) "
-            "as activation.",
+            "as activation. To leave ops float use None as the qconfig",
         ),
     ],
 )

@@ -71,7 +71,7 @@ def test_default_qconfig_is_min_max_with_the_weights_of_x86() -> None:
             JitQuantValueError,
             "unknown backend 'cuda', known are: x86, fbgemm, onednn, qnnpack",
         ),
-        ({"backend": None}, JitQuantTypeError, "backend must be a string, got None"),
+        ({"backend": 8}, JitQuantTypeError, "backend must be a string, got 8"),
     ],
 )
 def test_default_qconfig_refuses(
