@@ -105,7 +105,11 @@ def check(drawn: RandomModel) -> None:
 
     again = outputs(reloaded(int8), drawn.batches())
     assert all(torch.equal(a, b) for a, b in zip(actual, again, strict=True))
-    assert saved(jitquant.convert_jit(prepared_and_calibrated(drawn, model))) == saved(int8)
+    # Not the files: whether the record lists an `ones` that is folded may differ.
+    twin = jitquant.convert_jit(prepared_and_calibrated(drawn, model))
+    assert str(twin.graph) == str(int8.graph)
+    twins = outputs(twin, drawn.batches())
+    assert all(torch.equal(a, b) for a, b in zip(actual, twins, strict=True))
 
 
 @given(diverse_models)
