@@ -17,7 +17,7 @@ from torch import Tensor
 
 import jitquant
 from tests.models import assert_untouched, reloaded, sqnr
-from tests.random_graphs import RandomModel, diverse_models, random_models
+from tests.random_graphs import RandomModel, diverse_models, model_of, random_models
 from tests.test_upstream_table import nodes, tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
@@ -105,11 +105,7 @@ def check(drawn: RandomModel) -> None:
 
     again = outputs(reloaded(int8), drawn.batches())
     assert all(torch.equal(a, b) for a, b in zip(actual, again, strict=True))
-    # Not the files: whether the record lists an `ones` that is folded may differ.
-    twin = jitquant.convert_jit(prepared_and_calibrated(drawn, model))
-    assert str(twin.graph) == str(int8.graph)
-    twins = outputs(twin, drawn.batches())
-    assert all(torch.equal(a, b) for a, b in zip(actual, twins, strict=True))
+    assert saved(jitquant.convert_jit(prepared_and_calibrated(drawn, model))) == saved(int8)
 
 
 @given(diverse_models)
@@ -135,3 +131,12 @@ def test_random_models(drawn: RandomModel) -> None:
 )
 def test_more_random_models(drawn: RandomModel) -> None:
     check(drawn)
+
+
+def test_what_constants_give_is_folded_in_every_run() -> None:
+    """Whether `torch.ones` in a method was folded or listed once differed from run to run."""
+    model = model_of(16424).script()
+    config = {"": jitquant.default_qconfig}
+    for _ in range(40):
+        ops = jitquant.coverage(jitquant.prepare_jit(model, config)).ops
+        assert "aten::ones" not in [op.op for op in ops]

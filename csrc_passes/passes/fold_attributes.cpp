@@ -10,13 +10,10 @@
 // Leaves: attributes that a method sets.
 
 #include <torch/csrc/jit/passes/constant_pooling.h>
-#include <torch/csrc/jit/passes/constant_propagation.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-#include <torch/csrc/jit/passes/lower_tuples.h>
-#include <torch/csrc/jit/passes/peephole.h>
 
 #include <set>
 
+#include "fold_constants.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 
@@ -27,8 +24,6 @@ using jit::Node;
 using jit::Value;
 
 namespace {
-
-constexpr int kMostRounds = 8;
 
 bool isPlain(const IValue& value) {
   return value.isNone() || value.isBool() || value.isInt() || value.isDouble() ||
@@ -64,13 +59,7 @@ void foldAttributes(Program& program) {
   const auto assigned = assignedPaths(program);
   for (Method& method : program.methods) {
     foldReads(method, program.module, assigned);
-    jit::ConstantPropagation(method.graph, /*ignore_custom_classes=*/true);
-    jit::LowerSimpleTuples(method.graph);
-    // A branch that is decided may tell that a value is not None, which decides the next.
-    for (int round = 0; round < kMostRounds && jit::PeepholeOptimize(method.graph); ++round) {
-      jit::ConstantPropagation(method.graph, /*ignore_custom_classes=*/true);
-    }
-    jit::EliminateDeadCode(method.graph);
+    foldConstants(method.graph);
     jit::ConstantPooling(method.graph);
   }
 }

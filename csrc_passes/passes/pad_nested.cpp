@@ -1,5 +1,5 @@
-// pad_nested: the nested tensors inside of torch.nn.TransformerEncoder stay padded, and the padding is
-// masked.
+// pad_nested: the nested tensors inside of torch.nn.TransformerEncoder stay padded, and the padding
+// is masked.
 //
 // Before, traced:
 //   %v = aten::logical_not(%mask); %n = aten::_nested_tensor_from_mask(%x, %v, %false)
@@ -14,12 +14,9 @@
 // Needs:  fold_attributes and resolve_asserts.
 // Leaves: nested tensors of other modules.
 
-#include <torch/csrc/jit/passes/constant_propagation.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-#include <torch/csrc/jit/passes/peephole.h>
-
 #include <map>
 
+#include "fold_constants.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 
@@ -122,7 +119,8 @@ void padNested(Program& program) {
     for (Node* node : allNodes(*method.graph)) {
       if (node->kind() != kNest && node->kind() != kPad) continue;
       const std::string type = moduleClass(node, program.module);
-      if (type.find("torch.nn.modules.transformer.TransformerEncoder") == std::string::npos) continue;
+      if (type.find("torch.nn.modules.transformer.TransformerEncoder") == std::string::npos)
+        continue;
       Nested& nested = found[modulePath(node)];
       (node->kind() == kNest ? nested.makers : nested.padders).push_back(node);
     }
@@ -134,11 +132,7 @@ void padNested(Program& program) {
         }
       }
     }
-    if (found.empty()) continue;
-    jit::ConstantPropagation(method.graph, /*ignore_custom_classes=*/true);
-    jit::PeepholeOptimize(method.graph);
-    jit::ConstantPropagation(method.graph, /*ignore_custom_classes=*/true);
-    jit::EliminateDeadCode(method.graph);
+    if (!found.empty()) foldConstants(method.graph);
   }
 }
 

@@ -14,10 +14,7 @@
 // Needs:  fold_attributes.
 // Leaves: an If of which no branch raises, or both do.
 
-#include <torch/csrc/jit/passes/constant_propagation.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-#include <torch/csrc/jit/passes/peephole.h>
-
+#include "fold_constants.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 
@@ -62,10 +59,7 @@ void resolveAsserts(Program& program) {
     for (Node* node : allNodes(*method.graph)) {
       if (node->kind() == c10::prim::If) changed = resolve(node) || changed;
     }
-    if (!changed) continue;
-    jit::PeepholeOptimize(method.graph);
-    jit::ConstantPropagation(method.graph, /*ignore_custom_classes=*/true);
-    jit::EliminateDeadCode(method.graph);
+    if (changed) foldConstants(method.graph);
   }
 }
 
