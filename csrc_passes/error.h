@@ -2,6 +2,7 @@
 // The two kinds of error that leave the extension. Bindings turn both into
 // jitquant.JitQuantError (or its subclass), so that Python sees one family.
 
+#include <exception>
 #include <stdexcept>
 #include <string>
 
@@ -21,5 +22,12 @@ class PassError : public std::runtime_error {
             "pass " + pass + " failed: " + what +
             "\nThis is a defect of jitquant; your model was not changed. Please report it.") {}
 };
+
+// What an error of torch says first; the rest is where it was raised.
+inline std::string firstLine(const std::exception& error) {
+  std::string text = error.what();
+  text.erase(0, text.find_first_not_of("\n "));
+  return text.substr(0, text.find('\n'));
+}
 
 }  // namespace jitquant

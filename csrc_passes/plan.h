@@ -43,6 +43,8 @@ std::vector<jit::Node*> listedNodes(const Method& method);
 void listOps(Program& program);
 // Marks the nodes with the records that the program already has; raises where they do not match.
 void attachRecords(Program& program);
+// Says of a listed op that it is not int8 after all.
+void leaveFloat(Program& program, const jit::Node* op, const std::string& reason);
 // Says so in the records whose nodes were folded away since.
 void noteRemovedOps(Program& program);
 

@@ -103,6 +103,12 @@ void attachRecords(Program& program) {
   }
 }
 
+void leaveFloat(Program& program, const Node* op, const std::string& reason) {
+  OpRecord& record = program.records[*mark(op, kOpMark)];
+  record.int8 = false;
+  record.reason = reason;
+}
+
 void noteRemovedOps(Program& program) {
   std::vector<bool> present(program.records.size(), false);
   for (const Method& method : program.methods) {

@@ -14,6 +14,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include "error.h"
 #include "evaluate.h"
 #include "ir_util.h"
 #include "passes/passes.h"
@@ -105,9 +106,7 @@ class Verifier {
       }
       return "";
     } catch (const std::exception& error) {
-      std::string text = error.what();
-      text.erase(0, text.find_first_not_of("\n "));
-      return "its int8 form raises: " + text.substr(0, text.find('\n'));
+      return "its int8 form raises: " + firstLine(error);
     }
   }
 
@@ -134,18 +133,14 @@ class Verifier {
   }
 
   void takeBack(const Lowering& lowering, const std::string& reason) {
-    OpRecord& record = program_.records[*mark(lowering.float_op, kOpMark)];
-    record.int8 = false;
-    record.reason = reason;
+    leaveFloat(program_, lowering.float_op, reason);
     for (const LoweredResult& result : lowering.results) takeBack(lowering, result);
   }
 
   void takeBack(const Lowering& lowering, const LoweredResult& result) {
     const Node* activation = result.float_output->node();
     if (sourceOf(result.float_output) != lowering.float_op) {
-      OpRecord& absorbed = program_.records[*mark(activation, kOpMark)];
-      absorbed.int8 = false;
-      absorbed.reason = "the op that would absorb it stays float";
+      leaveFloat(program_, activation, "the op that would absorb it stays float");
     }
     Node* quantize = result.quantize;
     if (quantize == nullptr) {

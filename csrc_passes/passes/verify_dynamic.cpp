@@ -14,6 +14,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include "error.h"
 #include "evaluate.h"
 #include "ir_util.h"
 #include "passes/passes.h"
@@ -72,28 +73,21 @@ class DynamicVerifier {
       const bool is_right = (expected - actual).abs().max().item<double>() <= allowed;
       return is_right ? "" : "its dynamic form is wrong";
     } catch (const std::exception& error) {
-      std::string text = error.what();
-      text.erase(0, text.find_first_not_of("\n "));
-      return "its dynamic form raises: " + text.substr(0, text.find('\n'));
+      return "its dynamic form raises: " + firstLine(error);
     }
   }
 
   void takeBack(const DynamicLowering& lowering, const std::string& reason) {
-    leaveFloat(lowering.float_op, reason);
+    leaveFloat(program_, lowering.float_op, reason);
     jit::Node* relu = lowering.float_output->node();
-    if (relu != lowering.float_op) leaveFloat(relu, "the op that would absorb it stays float");
+    if (relu != lowering.float_op)
+      leaveFloat(program_, relu, "the op that would absorb it stays float");
     lowering.dynamic_output->replaceAllUsesWith(lowering.float_output);
     // Its values need no rounding any more.
     const jit::Value* input = lowering.float_op->input(0);
     if (input != lowering.input) lowering.float_op->replaceInput(0, lowering.input);
     lowering.float_op->replaceInput(
         1, lowering.float_op->input(1)->node()->input(0)->node()->input(0));
-  }
-
-  void leaveFloat(const jit::Node* op, const std::string& reason) {
-    OpRecord& record = program_.records[*mark(op, kOpMark)];
-    record.int8 = false;
-    record.reason = reason;
   }
 
   Program& program_;
