@@ -16,7 +16,6 @@
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/inliner.h>
 
-
 #include <algorithm>
 
 #include "evaluate.h"
@@ -104,8 +103,7 @@ class Referrer {
       }
       for (const auto& [name, value] : weightParts(prepack->input(0))) {
         const std::string path = attribute(prepack, name, value);
-        arguments.push_back(
-            insertAttributeRead(*node->owningGraph(), path, program_.module, node));
+        arguments.push_back(insertAttributeRead(*node->owningGraph(), path, program_.module, node));
       }
       for (size_t i = 1; i < prepack->inputs().size(); ++i) {
         arguments.push_back(const_cast<Value*>(prepack->input(i)));
@@ -120,9 +118,8 @@ class Referrer {
     const bool per_channel = weight.qscheme() == at::kPerChannelAffine;
     const at::Tensor scale = per_channel ? weight.q_per_channel_scales().to(at::kFloat)
                                          : at::scalar_tensor(weight.q_scale(), at::kFloat);
-    const at::Tensor zero_point = per_channel
-                                      ? weight.q_per_channel_zero_points()
-                                      : at::scalar_tensor(weight.q_zero_point(), at::kLong);
+    const at::Tensor zero_point = per_channel ? weight.q_per_channel_zero_points()
+                                              : at::scalar_tensor(weight.q_zero_point(), at::kLong);
     return {{"_int8", weight.int_repr()}, {"_scale", scale}, {"_zero_point", zero_point}};
   }
 

@@ -48,7 +48,7 @@ const std::vector<Reference>& references() {
 
 Kernels currentKernels() {
   return at::globalContext().qEngine() == at::QEngine::QNNPACK ? Kernels::kQnnpack
-                                                              : Kernels::kFbgemm;
+                                                               : Kernels::kFbgemm;
 }
 
 Kernels kernelsOf(const at::IValue& packed_params) {

@@ -114,9 +114,9 @@ def conv3d(x: Tensor, weight: Tensor, weight_scale: Tensor, weight_zero_point: T
 
 // --- ATen's own kernels ---
 //
-// They dequantize whole vectors with one fused multiply-add, and what is left over with a difference
-// and a product. A kernel takes `block()` values at a time, two vectors of bytes: along the memory
-// where all operands lie alike, else along the channels.
+// They dequantize whole vectors with one fused multiply-add, and what is left over with a
+// difference and a product. A kernel takes `block()` values at a time, two vectors of bytes: along
+// the memory where all operands lie alike, else along the channels.
 
 constexpr const char* kElementwise = R"(
 def in_one_piece(q: Tensor) -> bool:
@@ -369,13 +369,12 @@ std::string sourceFor(Kernels kernels, const std::string& capability) {
   std::string source = kCommon;
   source += "def lanes() -> int:\n    return " + std::to_string(lanes) + "\n";
   const bool qnnpack = kernels == Kernels::kQnnpack;
-  for (const char* part :
-       {kernels == Kernels::kFbgemm ? kFbgemmRequantize
-        : qnnpack                   ? kQnnpackRequantize
-                                    : kOnednnRequantize,
-        kWeighted, kElementwise, qnnpack ? kQnnpackSum : kAtenSum, kAverages,
-        qnnpack ? kQnnpackAverages : kAtenAverages, kActivations,
-        qnnpack ? kQnnpackHardswish : kAtenHardswish}) {
+  for (const char* part : {kernels == Kernels::kFbgemm ? kFbgemmRequantize
+                           : qnnpack                   ? kQnnpackRequantize
+                                                       : kOnednnRequantize,
+                           kWeighted, kElementwise, qnnpack ? kQnnpackSum : kAtenSum, kAverages,
+                           qnnpack ? kQnnpackAverages : kAtenAverages, kActivations,
+                           qnnpack ? kQnnpackHardswish : kAtenHardswish}) {
     source += part;
   }
   return source;
