@@ -1,5 +1,5 @@
 #pragma once
-// The two pipelines: ordered lists of passes, each followed by a check of the graphs.
+// The two pipelines: ordered lists of passes, and the check of the graphs.
 
 #include <functional>
 #include <memory>

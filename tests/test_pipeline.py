@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jitquant import _C
+from jitquant import (
+    _C,
+    JitQuantError,
+    QConfigMapping,
+    convert_jit,
+    get_default_qconfig,
+    prepare_jit,
+)
 from tests.ir import Traced, sample, scripted, trace_convert, trace_prepare
 
 NORMAL_FORM = [
@@ -182,6 +189,62 @@ def test_same_model_gives_the_same_graphs_twice() -> None:
     first, second = prepared(), prepared()
     assert first.steps == second.steps
     assert trace_convert(first.model).steps[:-1] == trace_convert(second.model).steps[:-1]
+
+
+def scaled() -> torch.jit.ScriptModule:
+    """A model with a graph of its own: instances of one class share theirs."""
+
+    class Scaled(TwoMethods):
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.linear(x) * 0.5
+            return y
+
+    return scripted(Scaled())
+
+
+def break_graph(model: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """Give a constant an input, which no graph has; the passes carry it on."""
+    forward = model._c._get_method("forward").graph
+    constant = next(n for n in forward.findAllNodes("prim::Constant") if n.hasAttribute("value"))
+    constant.addInput(list(forward.inputs())[1])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("each_pass", "blamed"), [("1", "flatten"), ("0", "record_arguments or one before it")]
+)
+def test_error_of_prepare_names_the_pass(
+    each_pass: str, blamed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JITQUANT_CHECK_EACH_PASS", each_pass)
+    with pytest.raises(JitQuantError, match=f"^pass {blamed} failed: (.|\n)*Please report it"):
+        prepare_jit(break_graph(scaled()), {"": get_default_qconfig()})
+
+
+@pytest.mark.parametrize(
+    ("each_pass", "blamed"), [("1", "flatten"), ("0", "strip_origins or one before it")]
+)
+def test_error_of_convert_names_the_pass(
+    each_pass: str, blamed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trace_prepare(scaled()).model
+    model(sample(1, 2))
+    monkeypatch.setenv("JITQUANT_CHECK_EACH_PASS", each_pass)
+    with pytest.raises(JitQuantError, match=f"^pass {blamed} failed: "):
+        convert_jit(break_graph(model), debug=True)
+
+
+def test_trace_checks_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JITQUANT_CHECK_EACH_PASS")
+    with pytest.raises(JitQuantError, match=r"^pass flatten failed: "):
+        trace_prepare(break_graph(scaled()))
+
+
+def test_graphs_that_are_run_to_see_shapes_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JITQUANT_CHECK_EACH_PASS")
+    mapping = QConfigMapping().set_predicate(lambda op: get_default_qconfig(), sample(1, 2))
+    with pytest.raises(JitQuantError, match=r"^pass watch_shapes or one before it failed: "):
+        prepare_jit(break_graph(scaled()), mapping)
 
 
 @pytest.mark.parametrize("name", [*PREPARE, *CONVERT])
