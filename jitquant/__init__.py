@@ -5,6 +5,7 @@ from jitquant import _version_check
 _version_check.check()
 
 from jitquant._version import __version__  # noqa: E402
+from jitquant.auto_mapping import AutoMapping, auto_mapping  # noqa: E402
 from jitquant.backend import Backend, get_backend  # noqa: E402
 from jitquant.calibration import (  # noqa: E402
     Calibration,
@@ -43,8 +44,10 @@ from jitquant.quantize_dynamic import (  # noqa: E402
     prepare_dynamic_jit,
     quantize_dynamic_jit,
 )
+from jitquant.sensitivity import Sensitivity, sensitivity  # noqa: E402
 
 __all__ = [
+    "AutoMapping",
     "Backend",
     "Calibration",
     "Check",
@@ -58,7 +61,9 @@ __all__ = [
     "OpInfo",
     "QConfig",
     "QConfigMapping",
+    "Sensitivity",
     "__version__",
+    "auto_mapping",
     "calibrate",
     "calibrate_distributed",
     "check",
@@ -78,4 +83,5 @@ __all__ = [
     "quantize_dynamic_jit",
     "quantize_jit",
     "script_qconfig",
+    "sensitivity",
 ]

@@ -1,6 +1,6 @@
-"""A batch as the arguments of forward."""
+"""Batches, and a batch as the arguments of forward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,11 +8,24 @@ from torch import Tensor
 
 from jitquant.errors import JitQuantTypeError, JitQuantValueError
 
-__all__ = ["described", "run", "taken"]
+__all__ = ["check_iterable", "described", "run", "taken"]
 
 
-def run(model: torch.jit.ScriptModule, batch: Any, what: str) -> None:
-    """Run a model on a batch.
+def check_iterable(data: object, function: str) -> None:
+    """Raise unless data gives batches.
+
+    Raises:
+        JitQuantTypeError: it cannot be iterated, or is itself a batch.
+    """
+    if isinstance(data, (Tensor, Mapping, str)) or not isinstance(data, Iterable):
+        raise JitQuantTypeError(
+            f"{function}: data must be a DataLoader, list or generator of batches, got "
+            f"{type(data).__name__}. For a single batch give [batch]."
+        )
+
+
+def run(model: torch.jit.ScriptModule, batch: Any, what: str) -> Any:
+    """Run a model on a batch, and return what forward returns.
 
     Args:
         model: its forward is called.
@@ -61,10 +74,7 @@ def run(model: torch.jit.ScriptModule, batch: Any, what: str) -> None:
                 f"{what} has {described(given[name])} for the argument {name!r}, which is a "
                 f"tensor.{_advice(given[name])}"
             )
-    if isinstance(batch, Mapping):
-        model(**batch)
-    else:
-        model(*batch)
+    return model(**batch) if isinstance(batch, Mapping) else model(*batch)
 
 
 def taken(model: torch.jit.ScriptModule) -> str:

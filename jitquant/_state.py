@@ -1,6 +1,7 @@
 """The record that travels inside a prepared or converted model, as one string attribute."""
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -41,14 +42,16 @@ class State:
     activation_bits: tuple[int, ...]  # of all qconfigs in use, ascending
     format: int = field(default=FORMAT)
 
-    def records(self) -> list[_C.OpRecord]:
-        """The ops as the passes take them."""
+    def records(self, left_float: Collection[int] = ()) -> list[_C.OpRecord]:
+        """The ops as the passes take them, with those of these indices left float."""
         records = []
         for op in self.ops:
             record = _C.OpRecord()
             for name, value in asdict(op).items():
                 setattr(record, name, value)
             records.append(record)
+        for index in left_float:
+            records[index].qconfig = _C.LEFT_FLOAT
         return records
 
 

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -199,11 +199,7 @@ def calibrate_distributed(
 
 def _check(prepared: object, data: object, batches: object, function: str) -> None:
     _checks.check_prepared(_checks.check_script_module(prepared, function), function)
-    if isinstance(data, (Tensor, Mapping, str)) or not isinstance(data, Iterable):
-        raise JitQuantTypeError(
-            f"{function}: data must be a DataLoader, list or generator of batches, got "
-            f"{type(data).__name__}. For a single batch give [batch]."
-        )
+    _batches.check_iterable(data, function)
     if batches is None:
         return
     if not isinstance(batches, int) or isinstance(batches, bool):

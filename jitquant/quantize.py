@@ -1,7 +1,7 @@
 """Post-training quantization of TorchScript models: static, or static and dynamic in one model."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -174,13 +174,14 @@ def _convert(
     debug: Debug,
     preserved_attrs: Iterable[str] | None,
     trace: Trace | None,
+    left_float: Collection[int] = (),
 ) -> torch.jit.ScriptModule:
     state = _checks.check_prepared(model)
     form = _form(debug)
     methods, attributes = _checks.check_preserved_attrs(model, preserved_attrs)
     engine = _checks.check_engine()
     _checks.check_weight_observers(model, engine)
-    records = [record for record in state.records() if record.method in methods]
+    records = [record for record in state.records(left_float) if record.method in methods]
     with warnings.catch_warnings():
         # The user meets it when the int8 model runs; here it would only be noise.
         warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor, .* are deprecated")

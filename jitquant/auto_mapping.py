@@ -1,0 +1,276 @@
+"""Automatic precision: as few ops in float as an accuracy needs."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from jitquant import _batches, _checks
+from jitquant._table import table
+from jitquant.calibration import calibrate
+from jitquant.coverage import Coverage, OpCoverage, coverage
+from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
+from jitquant.mapping import QConfigMapping, as_mapping
+from jitquant.op_info import OpInfo
+from jitquant.qconfig import get_default_qconfig
+from jitquant.quantize import Config, _convert, prepare_jit
+from jitquant.sensitivity import Metric, OpSensitivity, Trials
+
+__all__ = ["AutoMapping", "Trial", "auto_mapping"]
+
+Evaluate = Callable[[torch.jit.ScriptModule], float]
+"""Gives a model's score; higher is better."""
+
+_TIMED_RUNS = 14
+_WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration that was tried.
+
+    Attributes:
+        left_float: indices of the ops left float, in `coverage(prepare_jit(model, ...)).ops`.
+        score: what evaluate gave.
+        passed: whether it is at most max_drop below the float model's.
+    """
+
+    left_float: tuple[int, ...]
+    score: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class AutoMapping:
+    """What the search found; prints as tables.
+
+    Attributes:
+        mapping: the given one, and a rule for each op that is left float.
+        model: the int8 model, converted from the calibration that the search was made with.
+        left_float: the ops that are float in it, the costliest first.
+        float_score: what evaluate gave for the float model.
+        score: what it gave for `model`.
+        trials: everything that was tried, in order.
+        latency_ms: median of a run on the first batch, for "float", "all int8" and "chosen".
+    """
+
+    mapping: QConfigMapping
+    model: torch.jit.ScriptModule
+    left_float: tuple[OpSensitivity, ...]
+    float_score: float
+    score: float
+    trials: tuple[Trial, ...]
+    latency_ms: dict[str, float]
+
+    def __str__(self) -> str:
+        tried = [
+            (number, len(trial.left_float), f"{trial.score:.6g}", "yes" if trial.passed else "no")
+            for number, trial in enumerate(self.trials, 1)
+        ]
+        left = [(op.module, op.op, f"{op.alone_int8:.3g}", op.source) for op in self.left_float]
+        times = [(name, f"{ms:.2f}") for name, ms in self.latency_ms.items()]
+        return "\n\n".join(
+            [
+                table(("trial", "ops left float", "score", "passed"), tried),
+                table(("left float: module", "op", "loss, alone int8", "source"), left),
+                table(("model", "latency (ms)"), times),
+                f"score: float {self.float_score:.6g}, chosen {self.score:.6g}",
+            ]
+        )
+
+
+def auto_mapping(
+    model: torch.jit.ScriptModule,
+    data: Iterable[Any],
+    evaluate: Evaluate,
+    *,
+    max_drop: float,
+    qconfig_dict: Config | None = None,
+    metric: Metric | None = None,
+    preserved_attrs: Iterable[str] | None = None,
+    progress: bool = True,
+) -> AutoMapping:
+    """Find the configuration with the fewest float ops whose score drops at most `max_drop`.
+
+    The model is calibrated once. If it is not good enough in int8, its ops are ranked by what each
+    costs alone (see `sensitivity`). Bisection finds how many of the costliest have to be float;
+    then each of these, the least costly first, is tried in int8 again.
+
+    Args:
+        model: a scripted, traced or loaded float32 model in eval mode, on the CPU.
+        data: batches to calibrate on and to rank by; see `calibrate`. Kept in memory.
+        evaluate: called with the float model and with int8 models; gives a number, such as the
+            accuracy on other data. Higher is better.
+        max_drop: in units of the score, 0 or more.
+        qconfig_dict: what `prepare_jit` takes; ops that it leaves float stay float. None is the
+            default qconfig for all ops.
+        metric: see `sensitivity`; what ops are ranked by.
+        preserved_attrs: see `convert_jit`.
+        progress: show bars, if stderr is a terminal.
+
+    Returns:
+        The mapping, the converted model, and what was tried. If only the float model is good
+        enough, all ops that round are left float.
+
+    Raises:
+        JitQuantTypeError: evaluate cannot be called or gives no number; max_drop is no number.
+        JitQuantValueError: max_drop is negative; and see `prepare_jit`, `calibrate`, `sensitivity`.
+        JitQuantError: the score is too low even with all ops float; and see `prepare_jit`,
+            `calibrate` and `convert_jit`.
+    """
+    checked = _checks.check_script_module(model, "auto_mapping")
+    _check_arguments(evaluate, max_drop, data)
+    mapping = as_mapping({"": get_default_qconfig()} if qconfig_dict is None else qconfig_dict)
+    batches = list(data)
+    prepared = prepare_jit(checked, mapping)
+    calibrate(prepared, batches, progress=progress)
+    float_score = _score(evaluate, checked)
+    trials: list[Trial] = []
+
+    def try_in_int8(left_float: Sequence[OpSensitivity]) -> bool:
+        indices = sorted(op.index for op in left_float)
+        converted = _convert(prepared, False, preserved_attrs, None, indices)
+        score = _score(evaluate, converted)
+        trials.append(Trial(tuple(indices), score, score >= float_score - max_drop))
+        return trials[-1].passed
+
+    chosen: list[OpSensitivity] = []
+    if not try_in_int8(chosen):
+        ranking = Trials(prepared, batches, metric, "auto_mapping").ranking(progress)
+        if not try_in_int8(ranking):
+            raise JitQuantError(
+                f"auto_mapping: the score is {trials[-1].score:.6g} even with all ops float, where "
+                f"the float model has {float_score:.6g}. Is evaluate the same function of a model "
+                "each time? BatchNorm is folded, so that the last bits of the outputs differ."
+            )
+        chosen = _give_back(_bisect(ranking, try_in_int8), try_in_int8)
+    indices = sorted(op.index for op in chosen)
+    converted = _convert(prepared, False, preserved_attrs, None, indices)
+    all_int8 = _convert(prepared, False, preserved_attrs, None) if chosen else converted
+    models = {"float": checked, "all int8": all_int8, "chosen": converted}
+    activations = _activations(coverage(prepared), coverage(all_int8), coverage(converted))
+    tried = {trial.left_float: trial for trial in trials}
+    return AutoMapping(
+        mapping=_with_rules(mapping, checked, coverage(prepared), [*indices, *activations]),
+        model=converted,
+        left_float=tuple(chosen),
+        float_score=float_score,
+        score=tried[tuple(indices)].score,
+        trials=tuple(trials),
+        latency_ms=_latency_ms(models, batches[0]),
+    )
+
+
+def _check_arguments(evaluate: object, max_drop: object, data: object) -> None:
+    if not callable(evaluate):
+        raise JitQuantTypeError(
+            "auto_mapping: evaluate must be a function that gives a model's score, got "
+            f"{type(evaluate).__name__}."
+        )
+    if not isinstance(max_drop, int | float) or isinstance(max_drop, bool):
+        raise JitQuantTypeError(f"auto_mapping: max_drop must be a number, got {max_drop!r}.")
+    if not max_drop >= 0:
+        raise JitQuantValueError(f"auto_mapping: max_drop must be 0 or more, got {max_drop}.")
+    _batches.check_iterable(data, "auto_mapping")
+
+
+def _score(evaluate: Evaluate, model: torch.jit.ScriptModule) -> float:
+    with torch.no_grad():
+        score = evaluate(model)
+    try:
+        return float(score)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise JitQuantTypeError(
+            f"auto_mapping: evaluate must return a number, got {_batches.described(score)}."
+        ) from error
+
+
+def _bisect(
+    ranking: list[OpSensitivity], passes: Callable[[Sequence[OpSensitivity]], bool]
+) -> list[OpSensitivity]:
+    """The fewest of the costliest ops with which it passes, as if more float ops never did harm.
+
+    It passes with all, and not with none.
+    """
+    failing, passing = 0, len(ranking)
+    while passing - failing > 1:
+        middle = (failing + passing) // 2
+        if passes(ranking[:middle]):
+            passing = middle
+        else:
+            failing = middle
+    return ranking[:passing]
+
+
+def _give_back(
+    chosen: list[OpSensitivity], passes: Callable[[Sequence[OpSensitivity]], bool]
+) -> list[OpSensitivity]:
+    """Without those that can be int8 again; bisection has shown that the last one cannot."""
+    for op in reversed(chosen[:-1]):
+        fewer = [other for other in chosen if other is not op]
+        if passes(fewer):
+            chosen = fewer
+    return chosen
+
+
+def _activations(prepared: Coverage, all_int8: Coverage, chosen: Coverage) -> list[int]:
+    """Indices of the activations that ops absorbed which are float now."""
+    kept = {op.method for op in chosen.ops}
+    indices = [index for index, op in enumerate(prepared.ops) if op.method in kept]
+    return [
+        index
+        for index, before, now in zip(indices, all_int8.ops, chosen.ops, strict=True)
+        if before.reason.startswith("absorbed") and not now.int8
+    ]
+
+
+def _with_rules(
+    mapping: QConfigMapping,
+    model: torch.jit.ScriptModule,
+    prepared: Coverage,
+    left_float: list[int],
+) -> QConfigMapping:
+    """The mapping with a rule for each op left float, or its predicate asked about others only."""
+    infos = [decision.op for decision in mapping.explain(model).decisions]
+    found = [info for index in left_float for info in _infos(index, infos, prepared.ops)]
+    keys = list(dict.fromkeys((info.module, info.kind, info.index) for info in found))
+    given = mapping.predicate
+    if given is None:
+        for key in keys:
+            mapping = mapping.set_module_name_object_type_order(*key, None)
+        return mapping
+
+    def predicate(op: OpInfo) -> Any:
+        return None if (op.module, op.kind, op.index) in keys else given(op)
+
+    return mapping.set_predicate(predicate, example_inputs=mapping.example_inputs)
+
+
+def _infos(index: int, infos: Sequence[OpInfo], ops: Sequence[OpCoverage]) -> list[OpInfo]:
+    """The ops of the float model that became an op of the prepared one.
+
+    Where prepare_jit made other ops of some, they are those of the same line in the same module.
+    """
+    chosen = ops[index]
+    place = (chosen.method, chosen.module, chosen.op)
+    before = [info for info in infos if (info.method, info.module, info.kind) == place]
+    after = [i for i, op in enumerate(ops) if (op.method, op.module, op.op) == place]
+    if len(before) == len(after):
+        return [before[after.index(index)]]
+    line = (chosen.method, chosen.module, chosen.source)
+    return [info for info in infos if (info.method, info.module, info.source) == line]
+
+
+def _latency_ms(models: dict[str, torch.jit.ScriptModule], batch: Any) -> dict[str, float]:
+    """Medians of runs in which the models take turns, without the first, which optimize."""
+    times: dict[str, list[float]] = {name: [] for name in models}
+    with torch.no_grad():
+        for _ in range(_TIMED_RUNS):
+            for name, model in models.items():
+                start = time.perf_counter()
+                _batches.run(model, batch, "the first batch")
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(ms[_WARM_UP:]) for name, ms in times.items()}

@@ -1,0 +1,198 @@
+"""Sensitivity of ops, and the search for a mapping: what they find in models with a planted fault."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import jitquant
+from jitquant.sensitivity import noise_to_signal
+from tests.models import PlainNet, ResidualNet
+
+
+class Faulty(nn.Module):
+    """Four convolutions; one gives a channel that is 3000 times the others, which nothing needs.
+
+    It costs those on both sides of the value: the one that gives it and the one that reads it.
+    """
+
+    def __init__(self, broken: int = 2) -> None:
+        super().__init__()
+        convs = [nn.Conv2d(4, 4, 3, padding=1) for _ in range(4)]
+        with torch.no_grad():
+            convs[broken].weight[0] *= 3000
+            convs[broken + 1].weight[:, 0] /= 3e6
+        self.convs = nn.ModuleList(convs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in self.convs:
+            x = torch.relu(conv(x))
+        return x
+
+
+class Squeeze(nn.Module):
+    """A hardsigmoid between int8 ops, whose qparams are fixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        y: Tensor = x * nn.functional.hardsigmoid(self.conv2(x))
+        return y
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> dict[str, tuple[Tensor, Tensor]]:
+        return {"both": (self.fc1(x) * scale, self.fc2(x))}
+
+
+def _data(*shape: int, batches: int = 2) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for _ in range(batches)]
+
+
+def _prepared(model: nn.Module, data: list[Tensor]) -> torch.jit.ScriptModule:
+    prepared = jitquant.prepare_jit(torch.jit.script(model.eval()), {"": jitquant.default_qconfig})
+    jitquant.calibrate(prepared, data, progress=False)
+    return prepared
+
+
+def _sqnr(model: torch.jit.ScriptModule, data: list[Tensor]) -> Callable[[Any], float]:
+    """The score of other models: dB over `model`, at most 100."""
+    references = [model(x) for x in data]
+
+    def evaluate(other: torch.jit.ScriptModule) -> float:
+        losses = [noise_to_signal(y, other(x)) for x, y in zip(data, references, strict=True)]
+        return float(-10 * torch.tensor(sum(losses) / len(losses) + 1e-10).log10())
+
+    return evaluate
+
+
+@pytest.mark.parametrize("way", ["script", "trace"])
+def test_the_faulty_value_is_found(way: str) -> None:
+    torch.manual_seed(0)
+    model, data = Faulty(broken=2).eval(), _data(2, 4, 12, 12)
+    scripted = torch.jit.script(model) if way == "script" else torch.jit.trace(model, data[0])
+    prepared = jitquant.prepare_jit(scripted, {"": jitquant.default_qconfig})
+    jitquant.calibrate(prepared, data, progress=False)
+    found = jitquant.sensitivity(prepared, data, progress=False)
+    first, second, *others = found.ops
+    assert {first.module, second.module} == {"convs.2", "convs.3"} and len(others) == 2
+    assert second.alone_int8 > 10 * max(op.alone_int8 for op in others)
+    assert found.all_int8 >= first.alone_int8 / 2
+    assert str(found).splitlines()[2].startswith(first.module)
+    assert f"loss, all int8: {found.all_int8:.3g}" in str(found)
+
+
+def test_alone_in_int8_is_what_a_mapping_without_the_others_gives() -> None:
+    torch.manual_seed(0)
+    model, data = PlainNet(), _data(2, 3, 8, 8)
+    scripted = torch.jit.script(model.eval())
+    found = jitquant.sensitivity(_prepared(model, data), data, progress=False)
+    for op in found.ops:
+        others = ("fc",) if op.module == "conv1" else ("conv1", "relu")
+        mapping = {"": jitquant.default_qconfig, **dict.fromkeys(others)}
+        only = jitquant.prepare_jit(scripted, mapping)
+        jitquant.calibrate(only, data, progress=False)
+        emulated = jitquant.convert_jit(only, debug=True)
+        losses = [noise_to_signal(scripted(x), emulated(x)) for x in data]
+        # Not quite equal: the float model's last bits are others.
+        assert op.alone_int8 == pytest.approx(sum(losses) / 2, rel=1e-3)
+
+
+def test_nothing_of_the_prepared_model_changes_and_it_is_not_calibrated_again() -> None:
+    torch.manual_seed(0)
+    data = _data(2, 3, 8, 8)
+    prepared = _prepared(ResidualNet(), data)
+    before = jitquant.convert_jit(prepared)
+    other = [10 * x for x in data]
+    jitquant.sensitivity(prepared, other, progress=False)
+    after = jitquant.convert_jit(prepared)
+    assert torch.equal(before(data[0]), after(data[0]))
+    assert str(before.inlined_graph) == str(after.inlined_graph)
+
+
+def test_an_op_with_fixed_qparams_is_measured_and_its_reader_with_it() -> None:
+    torch.manual_seed(0)
+    data = _data(2, 3, 8, 8)
+    found = jitquant.sensitivity(_prepared(Squeeze(), data), data, progress=False)
+    kinds = sorted(op.op for op in found.ops)
+    assert kinds == ["aten::conv2d", "aten::conv2d", "aten::hardsigmoid", "aten::mul"]
+    # A loss of 0 would say that the op was not in int8.
+    assert min(op.alone_int8 for op in found.ops) > 0
+
+
+def test_the_metric_gets_the_outputs_of_each_batch() -> None:
+    torch.manual_seed(0)
+    data = _data(2, 4, batches=3)
+    prepared = _prepared(TwoOutputs(), data)
+    seen = []
+
+    def metric(reference: Any, output: Any) -> float:
+        seen.append((reference["both"][1].shape, output["both"][1].shape))
+        return float((output["both"][1] - reference["both"][1]).abs().max())
+
+    found = jitquant.sensitivity(prepared, data, metric, progress=False)
+    # fc1 cannot change the second output.
+    assert {op.module: op.alone_int8 == 0 for op in found.ops if op.op == "aten::linear"} == {
+        "fc1": True,
+        "fc2": False,
+    }
+    assert set(seen) == {((2, 2), (2, 2))} and len(seen) % 3 == 0
+
+
+def test_noise_to_signal_counts_all_tensors() -> None:
+    reference = {"a": (torch.tensor([3.0, 4.0]), 7), "b": [torch.tensor([1, 2])]}
+    output = {"a": (torch.tensor([3.0, 4.5]), 7), "b": [torch.tensor([1, 3])]}
+    assert noise_to_signal(reference, output) == pytest.approx(0.25 / 25)
+    assert noise_to_signal(torch.zeros(2), torch.ones(2)) == 2
+    assert noise_to_signal(torch.ones(2), torch.ones(2)) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (([],), jitquant.JitQuantValueError, "sensitivity: data gave no batch"),
+        ((torch.ones(1),), jitquant.JitQuantTypeError, "sensitivity: data must be a DataLoader"),
+        (([torch.ones(2, 3, 8, 8)], 3), jitquant.JitQuantTypeError, "got int"),
+        (
+            ([torch.ones(2, 3, 8, 8)], lambda _, y: y),
+            jitquant.JitQuantTypeError,
+            r"metric must return a number, got a float32 tensor \(2, 5\)",
+        ),
+    ],
+)
+def test_bad_arguments(arguments: Any, error: type[Exception], message: str) -> None:
+    prepared = _prepared(PlainNet(), _data(2, 3, 8, 8))
+    with pytest.raises(error, match=message):
+        jitquant.sensitivity(prepared, *arguments, progress=False)
+
+
+def test_a_model_that_was_not_prepared_is_refused() -> None:
+    with pytest.raises(
+        jitquant.JitQuantValueError, match="sensitivity: the model was not prepared"
+    ):
+        jitquant.sensitivity(torch.jit.script(PlainNet().eval()), _data(2, 3, 8, 8))
+
+
+def test_a_model_without_int8_ops_is_refused() -> None:
+    class OnlySoftmax(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(x, -1)
+
+    data = _data(2, 3)
+    prepared = jitquant.prepare_jit(
+        torch.jit.script(OnlySoftmax().eval()), {"": jitquant.default_qconfig}
+    )
+    prepared(data[0])
+    with pytest.raises(jitquant.JitQuantValueError, match="no op of forward is int8"):
+        jitquant.sensitivity(prepared, data)
