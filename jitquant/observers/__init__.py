@@ -43,6 +43,7 @@ from jitquant.observers._min_max import (
     PerChannelMinMaxObserver,
     RecordingObserver,
 )
+from jitquant.observers._per_channel_mse import PerChannelMSEObserver
 
 __all__ = [
     "EntropyObserver",
@@ -55,6 +56,7 @@ __all__ = [
     "NoopObserver",
     "Observer",
     "ObserverFactory",
+    "PerChannelMSEObserver",
     "PerChannelMinMaxObserver",
     "PercentileObserver",
     "PlaceholderObserver",

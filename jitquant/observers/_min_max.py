@@ -183,9 +183,13 @@ class PerChannelMinMaxObserver(Observer):
         if self.min_val.numel() == 0:
             self.min_val = low.clone()
             self.max_val = high.clone()
-            return
-        self._check_channels(low.numel())
-        self._update(low, high)
+        else:
+            self._check_channels(low.numel())
+            self._update(low, high)
+        self._keep(x)
+
+    def _keep(self, x: Tensor) -> None:
+        """What a subclass keeps of a batch besides the range."""
 
     def _has_inf(self, low: Tensor, high: Tensor, x: Tensor) -> bool:
         """Whether x, with these extremes, has an infinite value; a NaN hides it from them."""
@@ -206,9 +210,13 @@ class PerChannelMinMaxObserver(Observer):
         elif other[0].numel() > 0:
             self._check_channels(other[0].numel())
             self._merge_range(other[0], other[1], calls)
+        self._merge_values(other)
 
     def _merge_range(self, low: Tensor, high: Tensor, calls: int) -> None:
         self._update(low, high)
+
+    def _merge_values(self, other: list[Tensor]) -> None:
+        """What a subclass does with statistics besides the range."""
 
     def _check_channels(self, channels: int) -> None:
         if self.min_val.numel() != channels:
@@ -227,6 +235,9 @@ class PerChannelMinMaxObserver(Observer):
     @torch.jit.export
     def reset(self) -> None:
         """Forget everything seen."""
+        self._forget_ranges()
+
+    def _forget_ranges(self) -> None:
         self._forget()
         self.min_val = self.min_val.new_empty([0])
         self.max_val = self.max_val.new_empty([0])
