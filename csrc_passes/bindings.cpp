@@ -35,6 +35,15 @@ auto withPythonWarnings(const Function& function) {
   }
 }
 
+std::vector<ObserverPair> observerPairs(
+    const std::vector<std::pair<jit::Module, jit::Module>>& qconfigs) {
+  std::vector<ObserverPair> pairs;
+  for (const auto& [activation, weight] : qconfigs) {
+    pairs.push_back(ObserverPair::of(activation, weight));
+  }
+  return pairs;
+}
+
 struct SupportedOp {
   std::string op, role, int8_op, relu_op;
   double fixed_scale;
@@ -72,7 +81,10 @@ PYBIND11_MODULE(_C, m) {
       .def_readwrite("source", &OpRecord::source)
       .def_readwrite("qconfig", &OpRecord::qconfig)
       .def_readwrite("int8", &OpRecord::int8)
-      .def_readwrite("reason", &OpRecord::reason);
+      .def_readwrite("reason", &OpRecord::reason)
+      .def_readwrite("part_of", &OpRecord::part_of)
+      .def_readwrite("value_kind", &OpRecord::value_kind)
+      .def_readwrite("value_nodes", &OpRecord::value_nodes);
 
   py::class_<Result>(m, "Result")
       .def_readonly("module", &Result::module)
@@ -135,15 +147,34 @@ PYBIND11_MODULE(_C, m) {
           [](Preparation& self, const std::vector<int64_t>& decisions,
              const std::vector<std::pair<jit::Module, jit::Module>>& qconfigs,
              const jit::Module& shape_recorder) {
-            std::vector<ObserverPair> pairs;
-            for (const auto& [activation, weight] : qconfigs) {
-              pairs.push_back(ObserverPair::of(activation, weight));
-            }
             return withPythonWarnings(
-                [&] { return self.finish(decisions, std::move(pairs), shape_recorder); });
+                [&] { return self.finish(decisions, observerPairs(qconfigs), shape_recorder); });
           },
           py::arg("decisions"), py::arg("qconfigs"), py::arg("shape_recorder"))
-      .def("watch", &Preparation::watch, py::arg("shape_recorder"));
+      .def("watch", &Preparation::watch, py::arg("shape_recorder"))
+      .def(
+          "inspect",
+          [](Preparation& self, const std::vector<int64_t>& decisions,
+             const std::vector<std::pair<jit::Module, jit::Module>>& qconfigs) {
+            return withPythonWarnings(
+                [&] { return self.inspect(decisions, observerPairs(qconfigs)); });
+          },
+          py::arg("decisions"), py::arg("qconfigs"));
+
+  py::class_<Tapped>(m, "Tapped")
+      .def_readonly("tap", &Tapped::tap)
+      .def_readonly("record", &Tapped::record)
+      .def_readonly("input", &Tapped::input)
+      .def_readonly("rounds", &Tapped::rounds);
+
+  py::class_<Inspection::Watched>(m, "WatchedValues")
+      .def_readonly("module", &Inspection::Watched::module)
+      .def_readonly("values", &Inspection::Watched::values);
+
+  py::class_<Inspection>(m, "Inspection")
+      .def_property_readonly("records", &Inspection::records)
+      .def("weights", &Inspection::weights)
+      .def("watch", &Inspection::watch, py::arg("tap"));
 
   m.attr("OBSERVER_PREFIX") = kObserverPrefix;
   m.attr("ARGUMENT_RECORDER") = kArgumentRecorder;
@@ -170,6 +201,10 @@ PYBIND11_MODULE(_C, m) {
       },
       py::arg("prepared"), py::arg("methods"), py::arg("records"), py::arg("form"),
       py::arg("preserved"), py::arg("trace"));
+  m.def("inspect_prepared", &Inspection::ofPrepared, py::arg("prepared"), py::arg("methods"),
+        py::arg("records"));
+  m.def("inspect_converted", &Inspection::ofConverted, py::arg("converted"), py::arg("methods"),
+        py::arg("records"));
   m.def("fuse_conv_bn", &fuseConvBn, py::arg("model"), py::arg("methods"), py::arg("trace"));
 }
 

@@ -111,6 +111,7 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
 Result finish(Pipeline& pipeline, bool strip) {
   std::vector<std::string> methods;
   for (const Method& method : pipeline.program.methods) methods.push_back(method.name);
+  listValues(pipeline.program);
   auto records = std::move(pipeline.program.records);
   pipeline.run("strip_origins", {}, [&](Program& program) {
     if (strip) stripOrigins(program);
@@ -178,9 +179,8 @@ Preparation::~Preparation() = default;
 
 const std::vector<std::string>& Preparation::written() const { return pipeline_->program.written; }
 
-Result Preparation::finish(const std::vector<int64_t>& decisions,
-                           std::vector<ObserverPair> qconfigs, const jit::Module& shape_recorder) {
-  const at::NoGradGuard no_grad;
+void Preparation::configureAndFold(const std::vector<int64_t>& decisions,
+                                   std::vector<ObserverPair> qconfigs) {
   Pipeline& pipeline = *pipeline_;
   pipeline.program.qconfigs = std::move(qconfigs);
   pipeline.run("configure", {"simplify"}, [&](Program& program) { configure(program, decisions); });
@@ -188,6 +188,13 @@ Result Preparation::finish(const std::vector<int64_t>& decisions,
   pipeline.run("rewrite_conv_transpose", {"fold_conv_bn"}, rewriteConvTranspose);
   pipeline.run("rewrite_pixel_shuffle", {"fold_conv_bn", "configure"}, rewritePixelShuffle);
   pipeline.run("fold_pad", {"rewrite_conv_transpose"}, foldPad);
+}
+
+Result Preparation::finish(const std::vector<int64_t>& decisions,
+                           std::vector<ObserverPair> qconfigs, const jit::Module& shape_recorder) {
+  const at::NoGradGuard no_grad;
+  configureAndFold(decisions, std::move(qconfigs));
+  Pipeline& pipeline = *pipeline_;
   pipeline.run("plan", {"fold_pad"}, [&](Program& program) {
     listOps(program);
     plan(program);
@@ -200,6 +207,15 @@ Result Preparation::finish(const std::vector<int64_t>& decisions,
   pipeline.run("record_arguments", {"insert_observers"}, recordArguments);
   pipeline.check();
   return {pipeline.program.module, std::move(pipeline.program.records), {}, {}};
+}
+
+Inspection Preparation::inspect(const std::vector<int64_t>& decisions,
+                                std::vector<ObserverPair> qconfigs) {
+  const at::NoGradGuard no_grad;
+  configureAndFold(decisions, std::move(qconfigs));
+  listOps(pipeline_->program);
+  pipeline_->check();
+  return Inspection::ofListed(std::move(pipeline_->program));
 }
 
 Preparation::Watched Preparation::watch(const jit::Module& shape_recorder) {
@@ -246,7 +262,10 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
     }
     return result;
   };
-  if (form == Form::kFloat) return finished();
+  if (form == Form::kFloat) {
+    pipeline.run("note_values", {"quantize_joins"}, noteValues);
+    return finished();
+  }
   pipeline.run("propagate_dequantize", {"quantize_joins"}, propagateDequantize);
   pipeline.run("lower", {"propagate_dequantize"}, lower);
   pipeline.run("verify", {"lower"}, verify);
@@ -256,9 +275,11 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   pipeline.run("restore_layout", {"fuse"}, restoreLayout);
   if (form == Form::kReference) {
     pipeline.run("use_references", {"restore_layout"}, useReferences);
+    pipeline.run("note_values", {"use_references"}, noteValues);
     return finished();
   }
-  pipeline.run("freeze", {"restore_layout"}, [&](Program& program) { freeze(program, preserved); });
+  pipeline.run("note_values", {"restore_layout"}, noteValues);
+  pipeline.run("freeze", {"note_values"}, [&](Program& program) { freeze(program, preserved); });
   pipeline.run("fold_prepack", {"freeze"}, foldPrepack);
   return finished();
 }

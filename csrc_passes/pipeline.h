@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "inspection.h"
 #include "program.h"
 
 namespace jitquant {
@@ -45,7 +46,13 @@ class Preparation {
   // The float model with a shape recorder at every tensor that an op reads.
   Watched watch(const jit::Module& shape_recorder);
 
+  // The float model in the form in which `finish` would list its ops.
+  Inspection inspect(const std::vector<int64_t>& decisions, std::vector<ObserverPair> qconfigs);
+
  private:
+  // From the normal form to the ops that are listed.
+  void configureAndFold(const std::vector<int64_t>& decisions, std::vector<ObserverPair> qconfigs);
+
   std::unique_ptr<Pipeline> pipeline_;
   std::vector<ConfiguredOp> ops_;
 };

@@ -46,7 +46,13 @@ struct OpRecord {
   std::string source;         // "resnet.py:92", "" if unknown
   int64_t qconfig = kNoRule;  // index into Program::qconfigs, negative: stays float
   bool int8 = false;
-  std::string reason;  // why it stays float, or how it is int8
+  std::string reason;    // why it stays float, or how it is int8
+  int64_t part_of = -1;  // index of the record of the op that absorbs it, -1 if none does
+  // Of a converted model: the kind of the node that computes its value, and which of the nodes of
+  // that kind in the method's graph, counted from 0. Several where a loop was unrolled, none where
+  // no node does.
+  std::string value_kind = {};
+  std::vector<int64_t> value_nodes = {};
 };
 
 // One op of the normal form, as configuration sees it.

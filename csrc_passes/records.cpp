@@ -107,6 +107,7 @@ void leaveFloat(Program& program, const Node* op, const std::string& reason) {
   OpRecord& record = program.records[*mark(op, kOpMark)];
   record.int8 = false;
   record.reason = reason;
+  record.part_of = -1;
 }
 
 void noteRemovedOps(Program& program) {

@@ -17,6 +17,9 @@ class OpRecord:
     qconfig: int
     int8: bool
     reason: str
+    part_of: int
+    value_kind: str
+    value_nodes: list[int]
     def __init__(self) -> None: ...
 
 class Result:
@@ -80,6 +83,33 @@ class Preparation:
         shape_recorder: torch._C.ScriptModule,
     ) -> Result: ...
     def watch(self, shape_recorder: torch._C.ScriptModule) -> Watched: ...
+    def inspect(
+        self,
+        decisions: list[int],
+        qconfigs: list[tuple[torch._C.ScriptModule, torch._C.ScriptModule]],
+    ) -> Inspection: ...
+
+class Tapped:
+    @property
+    def tap(self) -> str: ...
+    @property
+    def record(self) -> int: ...
+    @property
+    def input(self) -> int: ...
+    @property
+    def rounds(self) -> bool: ...
+
+class WatchedValues:
+    @property
+    def module(self) -> torch._C.ScriptModule: ...
+    @property
+    def values(self) -> list[Tapped]: ...
+
+class Inspection:
+    @property
+    def records(self) -> list[OpRecord]: ...
+    def weights(self) -> list[torch.Tensor | None]: ...
+    def watch(self, tap: torch._C.ScriptModule) -> WatchedValues: ...
 
 class SupportedOp:
     @property
@@ -124,6 +154,12 @@ def convert(
     preserved: list[str],
     trace: Callable[[str, str, str], None] | None,
 ) -> Result: ...
+def inspect_prepared(
+    prepared: torch._C.ScriptModule, methods: list[str], records: list[OpRecord]
+) -> Inspection: ...
+def inspect_converted(
+    converted: torch._C.ScriptModule, methods: list[str], records: list[OpRecord]
+) -> Inspection: ...
 def fuse_conv_bn(
     model: torch._C.ScriptModule,
     methods: list[str],

@@ -27,6 +27,9 @@ class OpState:
     qconfig: int
     int8: bool
     reason: str
+    part_of: int = -1
+    value_kind: str = ""
+    value_nodes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class State:
         for op in self.ops:
             record = _C.OpRecord()
             for name, value in asdict(op).items():
-                setattr(record, name, value)
+                setattr(record, name, list(value) if isinstance(value, tuple) else value)
             records.append(record)
         for index in left_float:
             records[index].qconfig = _C.LEFT_FLOAT
@@ -58,7 +61,11 @@ class State:
 def ops_of(records: list[_C.OpRecord]) -> tuple[OpState, ...]:
     """The passes' records as plain data."""
     names = OpState.__dataclass_fields__
-    return tuple(OpState(**{name: getattr(record, name) for name in names}) for record in records)
+    return tuple(_op_state({name: getattr(record, name) for name in names}) for record in records)
+
+
+def _op_state(fields: dict[str, Any]) -> OpState:
+    return OpState(**{**fields, "value_nodes": tuple(fields.get("value_nodes", ()))})
 
 
 def read(model: torch.jit.ScriptModule) -> State | None:
@@ -74,7 +81,7 @@ def read(model: torch.jit.ScriptModule) -> State | None:
         fields: dict[str, Any] = json.loads(module.getattr(ATTRIBUTE))
         found = fields["format"]
         if found == FORMAT:
-            fields["ops"] = tuple(OpState(**op) for op in fields["ops"])
+            fields["ops"] = tuple(_op_state(op) for op in fields["ops"])
             fields["activation_bits"] = tuple(fields["activation_bits"])
             return State(**fields)
         version = fields["jitquant_version"]

@@ -196,6 +196,13 @@ def _convert(
     return converted
 
 
+def converted_quietly(prepared: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """What convert_jit makes of a prepared model, to look into: nobody misses what it dropped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DroppedWarning)
+        return _convert(prepared, False, None, None)
+
+
 def _form(debug: object) -> _C.Form:
     if debug == "exact":
         return _C.Form.REFERENCE

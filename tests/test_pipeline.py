@@ -59,12 +59,13 @@ DEBUG = [
     "insert_qdq",
     "insert_dynamic_qdq",
     "quantize_joins",
+    "note_values",
     "strip_origins",
 ]
 CONVERT = [
     *DEBUG[: DEBUG.index("insert_qdq")],
     "pad_groups",
-    *DEBUG[DEBUG.index("insert_qdq") : -1],
+    *DEBUG[DEBUG.index("insert_qdq") : -2],
     "propagate_dequantize",
     "lower",
     "verify",
@@ -72,6 +73,7 @@ CONVERT = [
     "verify_dynamic",
     "fuse",
     "restore_layout",
+    "note_values",
     "freeze",
     "fold_prepack",
     "strip_origins",
@@ -119,7 +121,8 @@ NEEDS = {
     "verify_dynamic": ["lower_dynamic"],
     "fuse": ["verify"],
     "restore_layout": ["fuse"],
-    "freeze": ["restore_layout"],
+    "note_values": ["restore_layout"],
+    "freeze": ["note_values"],
     "fold_prepack": ["freeze"],
 }
 

@@ -12,6 +12,7 @@
 
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include "drop_observers.h"
 #include "error.h"
 #include "ir_util.h"
 #include "passes/passes.h"
@@ -106,6 +107,15 @@ bool needsCalibration(Program& program) {
   return false;
 }
 
+void removeAttributes(const jit::Module& module) {
+  for (size_t i = module.type()->numAttributes(); i-- > 0;) {
+    const std::string name = module.type()->getAttributeName(i);
+    if (!isObserverName(name)) continue;
+    module._ivalue()->unsafeRemoveAttr(name);
+    module.type()->unsafeRemoveAttribute(name);
+  }
+}
+
 }  // namespace
 
 void collectObservers(Program& program) {
@@ -135,12 +145,17 @@ void collectObservers(Program& program) {
             ? ObserverPair::of(program.module.attr(kDynamicPrefix + index).toModule(), weight)
             : ObserverPair{jit::Module(), weight});
   }
-  for (size_t i = program.module.type()->numAttributes(); i-- > 0;) {
-    const std::string name = program.module.type()->getAttributeName(i);
-    if (!isObserverName(name)) continue;
-    program.module._ivalue()->unsafeRemoveAttr(name);
-    program.module.type()->unsafeRemoveAttribute(name);
+  removeAttributes(program.module);
+}
+
+void dropObservers(Program& program) {
+  for (Method& method : program.methods) {
+    for (Node* node : allNodes(*method.graph)) {
+      if (observerCall(node)) replaceAndDestroy(node, node->input(1));
+    }
+    jit::EliminateDeadCode(method.graph);
   }
+  removeAttributes(program.module);
 }
 
 }  // namespace jitquant

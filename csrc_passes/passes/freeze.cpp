@@ -5,11 +5,14 @@
 // After:
 //   %w = prim::Constant[value=<Tensor>](); %wq = aten::quantize_per_channel(%w, ...)
 //
-// Needs:  fuse. libtorch's freeze_module does the work.
-// Leaves: attributes that a method sets, and those in `preserved`.
+// Needs:  note_values. libtorch's freeze_module does the work.
+// Leaves: attributes that a method sets, and those in `preserved`. The marks of note_values: they
+//         would keep libtorch from seeing that two ops are equal, so they travel in scopes.
 
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/passes/freeze_module.h>
+
+#include <map>
 
 #include "ir_util.h"
 #include "passes/passes.h"
@@ -34,18 +37,47 @@ void appendObjectPaths(const jit::Module& module, const std::string& prefix,
   }
 }
 
+constexpr const char* kValueScope = "jitquant_value_";
+
+// Returns the kinds of the marked nodes by the index that they are marked with.
+std::map<int64_t, c10::Symbol> marksToScopes(jit::Graph& graph) {
+  std::map<int64_t, c10::Symbol> kinds;
+  for (jit::Node* node : allNodes(graph)) {
+    const auto index = mark(node, kValueMark);
+    if (!index) continue;
+    kinds.emplace(*index, node->kind());
+    const std::string name = kValueScope + std::to_string(*index);
+    node->setScope(node->scope()->push(c10::Symbol::scope(name)));
+  }
+  stripMarks(graph);
+  return kinds;
+}
+
+void scopesToMarks(jit::Graph& graph, const std::map<int64_t, c10::Symbol>& kinds) {
+  for (jit::Node* node : allNodes(graph)) {
+    const std::string name = node->scope()->name().toUnqualString();
+    if (name.rfind(kValueScope, 0) != 0) continue;
+    const int64_t index = std::stoll(name.substr(std::string(kValueScope).size()));
+    if (kinds.at(index) == node->kind()) setMark(node, kValueMark, index);
+    node->setScope(node->scope()->parent());
+  }
+}
+
 }  // namespace
 
 void freeze(Program& program, const std::vector<std::string>& preserved) {
-  for (Method& method : program.methods) stripMarks(*method.graph);
+  std::vector<std::map<int64_t, c10::Symbol>> kinds;
+  for (Method& method : program.methods) kinds.push_back(marksToScopes(*method.graph));
   std::vector<std::string> kept = preserved;
   for (const Method& method : program.methods) {
     if (method.name != "forward") kept.push_back(method.name);
   }
   appendObjectPaths(program.module, "", kept);
   program.module = jit::freeze_module(program.module, kept);
-  for (Method& method : program.methods) {
+  for (size_t i = 0; i < program.methods.size(); ++i) {
+    Method& method = program.methods[i];
     method.graph = jit::toGraphFunction(program.module.get_method(method.name).function()).graph();
+    scopesToMarks(*method.graph, kinds[i]);
     method.plan = nullptr;
   }
   ownState(program);  // the graphs are new, and their reads unmarked

@@ -59,6 +59,8 @@ void verifyDynamic(Program& program);
 void fuse(Program& program);
 void restoreLayout(Program& program);
 void useReferences(Program& program);
+void noteValues(Program& program);
+void listValues(Program& program);  // last of all, into the records
 void freeze(Program& program, const std::vector<std::string>& preserved);
 void foldPrepack(Program& program);
 void stripOrigins(Program& program);

@@ -265,6 +265,7 @@ class Planner : private PlanDraft {
 
   void report(const Node* node) {
     OpRecord& entry = record(node);
+    entry.part_of = -1;
     if (before_.isInt8(node)) entry.int8 = true;
     const auto absorbed = plan->absorbed_by.find(node);
     const auto layer = layer_of_.find(node);
@@ -274,9 +275,11 @@ class Planner : private PlanDraft {
     } else if (layer != layer_of_.end()) {
       entry.int8 = !hasFloat16Weight(layer->second);
       entry.reason = std::string("absorbed by ") + layer->second->kind().toQualString();
+      entry.part_of = *mark(layer->second, kOpMark);
     } else if (absorbed != plan->absorbed_by.end()) {
       entry.int8 = true;
       entry.reason = std::string("absorbed by ") + absorbed->second->kind().toQualString();
+      entry.part_of = *mark(absorbed->second, kOpMark);
     } else if (plan->int8.count(node) != 0) {
       entry.int8 = true;
       entry.reason = "int8";

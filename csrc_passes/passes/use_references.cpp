@@ -143,6 +143,7 @@ class Referrer {
     const jit::WithInsertPoint guard(node);
     const auto results = jit::insertGraph(*node->owningGraph(), body, arguments);
     results[0]->copyMetadata(node->output());
+    copyOrigin(results[0]->node(), node);
     replaceAndDestroy(node, results[0]);
   }
 
