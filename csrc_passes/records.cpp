@@ -21,20 +21,6 @@ bool holdsTensor(const c10::TypePtr& type) {
   return false;
 }
 
-// Whether tracing keeps a number, such as a size, in this tensor.
-bool isTracedNumber(const Value* value) {
-  const Node* node = value->node();
-  if (node->kind() == c10::prim::NumToTensor) return true;
-  if (!node->kind().is_aten() || node->inputs().empty()) return false;
-  bool from_number = false;
-  for (const Value* input : node->inputs()) {
-    if (!holdsTensor(input->type()) || constantNumber(input)) continue;
-    if (!isTracedNumber(input)) return false;
-    from_number = true;
-  }
-  return from_number;
-}
-
 // Whether it works on lists or dicts of anything, such as aten::append.
 bool isOfTheLanguage(const Node* node) {
   const c10::FunctionSchema* schema = node->maybeSchema();
@@ -44,24 +30,54 @@ bool isOfTheLanguage(const Node* node) {
       [](const c10::Argument& argument) { return argument.type()->hasFreeVariables(); });
 }
 
-// Ops that compute tensors. What only reads shapes, or arranges values in the language, is not
-// an op that could be int8 or float.
-bool isListed(const Node* node) {
-  if (node->kind().is_prim() || isOfTheLanguage(node)) return false;
-  const OpRow* row = findRow(node);
-  if (row != nullptr && row->role == Role::kMetadata) return false;
-  for (const Value* output : node->outputs()) {
-    if (holdsTensor(output->type()) && !isTracedNumber(output)) return true;
+// Tells which nodes are ops that could be int8 or float. Each value is looked at once, however many
+// ops it leads to.
+class Lister {
+ public:
+  // Ops that compute tensors. What only reads shapes, or arranges values in the language, is not
+  // an op that could be int8 or float.
+  bool isListed(const Node* node) {
+    if (node->kind().is_prim() || isOfTheLanguage(node)) return false;
+    const OpRow* row = findRow(node);
+    if (row != nullptr && row->role == Role::kMetadata) return false;
+    for (const Value* output : node->outputs()) {
+      if (holdsTensor(output->type()) && !isTracedNumber(output)) return true;
+    }
+    return false;
   }
-  return false;
-}
+
+ private:
+  // Whether tracing keeps a number, such as a size, in this tensor.
+  bool isTracedNumber(const Value* value) {
+    const auto found = known_.find(value);
+    if (found != known_.end()) return found->second;
+    const bool is_number = readsNumbersOnly(value->node());
+    known_.emplace(value, is_number);
+    return is_number;
+  }
+
+  bool readsNumbersOnly(const Node* node) {
+    if (node->kind() == c10::prim::NumToTensor) return true;
+    if (!node->kind().is_aten() || node->inputs().empty()) return false;
+    bool from_number = false;
+    for (const Value* input : node->inputs()) {
+      if (!holdsTensor(input->type()) || constantNumber(input)) continue;
+      if (!isTracedNumber(input)) return false;
+      from_number = true;
+    }
+    return from_number;
+  }
+
+  std::unordered_map<const Value*, bool> known_;  // looked up only
+};
 
 }  // namespace
 
 std::vector<Node*> listedNodes(const Method& method) {
   std::vector<Node*> nodes;
+  Lister lister;
   for (Node* node : allNodes(*method.graph)) {
-    if (isListed(node)) nodes.push_back(node);
+    if (lister.isListed(node)) nodes.push_back(node);
   }
   return nodes;
 }
