@@ -179,3 +179,52 @@ def test_nan_is_found_wherever_it_is(place: int) -> None:
     x[place] = math.nan
     low, high, nan, inf = torch.ops.jitquant.min_max(x)
     assert (float(low), float(high), nan, inf) == (1.0, 1.0, True, False)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"qscheme": torch.per_tensor_symmetric}], ids=str)
+@pytest.mark.parametrize("count", [1, 2, 3, 13, 5_000])
+def test_best_range_has_the_least_integral_of_squared_errors(
+    count: int, kwargs: dict[str, Any]
+) -> None:
+    """Against the midpoint rule with 4000 points in each bin; few values end within a vector."""
+    observer = HistogramObserver(bins=256, **kwargs)
+    observer(randn(count) + 0.1)
+    low, high = observer.min_val.reshape(1), observer.max_val.reshape(1)
+    lows, highs = low * torch.linspace(0.5, 1.1, 7), high * torch.linspace(1.2, 0.3, 7)
+    chosen = torch.cat(
+        torch.ops.jitquant.best_range(
+            lows,
+            highs,
+            observer.histogram,
+            low,
+            high,
+            observer.exponent,
+            observer.offset,
+            observer.quant_min,
+            observer.quant_max,
+            observer.eps,
+            observer.symmetric,
+            observer.symmetric_zero_point,
+        )
+    )
+    errors = [
+        integral(observer, *observer._qparams(a, b)) for a, b in zip(lows, highs, strict=True)
+    ]
+    best = min(range(7), key=errors.__getitem__)
+    assert chosen.tolist() == [lows[best].item(), highs[best].item()]
+
+
+def integral(observer: HistogramObserver, scale: Tensor, zero_point: Tensor) -> float:
+    width = 2.0**observer.exponent
+    bins = observer.histogram.nonzero().flatten()
+    inside = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    x = ((bins + observer.offset).unsqueeze(1) + inside) * width
+    q = torch.clamp(torch.round(x / scale.double()) + zero_point, 0, 255)
+    squares = ((q - zero_point) * scale.double() - x) ** 2
+    return float(squares.mean(1) @ observer.histogram[bins].double())
+
+
+def test_best_range_needs_pairs() -> None:
+    one, two, counts = torch.ones(1), torch.ones(2), torch.ones(512, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match="as many lows as highs, got 1 and 2"):
+        torch.ops.jitquant.best_range(one, two, counts, -one, one, 0, -1, 0, 255, 1e-6, False, 0)

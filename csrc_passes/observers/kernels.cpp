@@ -79,12 +79,41 @@ __attribute__((target("avx2"))) int64_t binIndicesAvx2(const float* values, int6
   return i;
 }
 
+__attribute__((target("avx2"))) int64_t weightedIntegralsAvx2(const double* edges,
+                                                              const double* weights, int64_t count,
+                                                              double scale, double zero_point,
+                                                              double quant_min, double quant_max,
+                                                              std::array<double, 4>& sums) {
+  const __m256d scales = _mm256_set1_pd(scale);
+  const __m256d zeros = _mm256_set1_pd(zero_point);
+  const __m256d lowest = _mm256_set1_pd(quant_min);
+  const __m256d highest = _mm256_set1_pd(quant_max);
+  const __m256d quarter = _mm256_set1_pd(0.25);
+  __m256d sum = _mm256_setzero_pd();
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    const __m256d u = _mm256_add_pd(_mm256_div_pd(_mm256_loadu_pd(edges + i), scales), zeros);
+    const __m256d q = _mm256_round_pd(_mm256_min_pd(_mm256_max_pd(u, lowest), highest),
+                                      _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m256d r = _mm256_sub_pd(u, q);
+    const __m256d cube = _mm256_mul_pd(_mm256_mul_pd(r, r), r);
+    const __m256d integral = _mm256_add_pd(_mm256_mul_pd(q, quarter), cube);
+    sum = _mm256_add_pd(sum, _mm256_mul_pd(integral, _mm256_loadu_pd(weights + i)));
+  }
+  _mm256_storeu_pd(sums.data(), sum);
+  return i;
+}
+
 bool hasAvx2() { return __builtin_cpu_supports("avx2") != 0; }
 
 #else
 
 int64_t extremesAvx2(const float*, int64_t, Extremes&) { return 0; }
 int64_t binIndicesAvx2(const float*, int64_t, float, float, int32_t, int32_t*) { return 0; }
+int64_t weightedIntegralsAvx2(const double*, const double*, int64_t, double, double, double, double,
+                              std::array<double, 4>&) {
+  return 0;
+}
 bool hasAvx2() { return false; }
 
 #endif
@@ -104,6 +133,22 @@ void binIndices(const float* values, int64_t count, float inverse_width, float o
   int64_t i = 0;
   if (hasAvx2()) i = binIndicesAvx2(values, count, inverse_width, offset, zero_bin, indices);
   for (; i < count; ++i) indices[i] = binIndex(values[i], inverse_width, offset, zero_bin);
+}
+
+double weightedIntegrals(const double* edges, const double* weights, int64_t count, double scale,
+                         double zero_point, double quant_min, double quant_max) {
+  std::array<double, 4> sums{};
+  int64_t i = 0;
+  if (hasAvx2()) {
+    i = weightedIntegralsAvx2(edges, weights, count, scale, zero_point, quant_min, quant_max, sums);
+  }
+  for (; i < count; ++i) {
+    const double u = edges[i] / scale + zero_point;
+    const double q = std::nearbyint(std::clamp(u, quant_min, quant_max));
+    const double r = u - q;
+    sums[static_cast<size_t>(i % 4)] += (q * 0.25 + r * r * r) * weights[i];
+  }
+  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
 }
 
 }  // namespace jitquant

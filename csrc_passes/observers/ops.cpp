@@ -11,6 +11,7 @@
 #include "observers/float_values.h"
 #include "observers/histogram.h"
 #include "observers/kernels.h"
+#include "observers/search.h"
 
 namespace jitquant {
 
@@ -107,6 +108,36 @@ HistogramState mergeHistograms(const Tensor& counts, const Tensor& low, const Te
   return writeHistogram(merged);
 }
 
+std::tuple<Tensor, Tensor> asTensors(Bounds bounds) {
+  return {at::full({1}, bounds.low, at::kFloat), at::full({1}, bounds.high, at::kFloat)};
+}
+
+std::tuple<Tensor, Tensor> searchRange(const Tensor& counts, const Tensor& low, const Tensor& high,
+                                       int64_t exponent, int64_t offset, int64_t quant_min,
+                                       int64_t quant_max, double eps, bool symmetric,
+                                       int64_t symmetric_zero_point) {
+  const Histogram histogram = readHistogram(counts, low, high, exponent, offset, /*zeros=*/0);
+  const Grid grid{quant_min, quant_max, static_cast<float>(eps), symmetric, symmetric_zero_point};
+  return asTensors(searchBounds(histogram, grid));
+}
+
+std::tuple<Tensor, Tensor> bestRange(const Tensor& lows, const Tensor& highs, const Tensor& counts,
+                                     const Tensor& low, const Tensor& high, int64_t exponent,
+                                     int64_t offset, int64_t quant_min, int64_t quant_max,
+                                     double eps, bool symmetric, int64_t symmetric_zero_point) {
+  const Histogram histogram = readHistogram(counts, low, high, exponent, offset, /*zeros=*/0);
+  const Grid grid{quant_min, quant_max, static_cast<float>(eps), symmetric, symmetric_zero_point};
+  TORCH_CHECK(lows.numel() == highs.numel() && lows.numel() > 0, "as many lows as highs, got ",
+              lows.numel(), " and ", highs.numel());
+  const Tensor first = lows.to(at::kFloat).contiguous();
+  const Tensor last = highs.to(at::kFloat).contiguous();
+  std::vector<Bounds> candidates;
+  for (int64_t i = 0; i < first.numel(); ++i) {
+    candidates.push_back({first.const_data_ptr<float>()[i], last.const_data_ptr<float>()[i]});
+  }
+  return asTensors(bestBounds(histogram, grid, candidates));
+}
+
 }  // namespace
 
 // No aliases are declared although a batch that is not finite returns the state that it was given:
@@ -125,6 +156,17 @@ TORCH_LIBRARY(jitquant, library) {
       " int other_offset, int other_zeros) -> (Tensor counts, Tensor low, Tensor high,"
       " int exponent, int offset, int zeros)",
       &mergeHistograms);
+  library.def(
+      "search_range(Tensor counts, Tensor low, Tensor high, int exponent, int offset, int "
+      "quant_min,"
+      " int quant_max, float eps, bool symmetric, int symmetric_zero_point)"
+      " -> (Tensor low, Tensor high)",
+      &searchRange);
+  library.def(
+      "best_range(Tensor lows, Tensor highs, Tensor counts, Tensor low, Tensor high, int exponent,"
+      " int offset, int quant_min, int quant_max, float eps, bool symmetric,"
+      " int symmetric_zero_point) -> (Tensor low, Tensor high)",
+      &bestRange);
 }
 
 }  // namespace jitquant

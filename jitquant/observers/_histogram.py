@@ -27,84 +27,19 @@ class HistogramObserver(_CountingObserver):
     """
 
     def _choose(self, full_low: Tensor, full_high: Tensor) -> tuple[Tensor, Tensor]:
-        if self.symmetric:
-            return self._search_symmetric(full_low, full_high)
-        return self._search(full_low, full_high)
-
-    def _edge_weights(self, edges: Tensor, counts: Tensor) -> Tensor:
-        """What the antiderivative of the error at each edge counts for, (N + 1,) float64."""
-        density = counts / 2.0**self.exponent
-        return -torch.diff(torch.nn.functional.pad(density, [1, 1]))
-
-    def _errors(self, low: Tensor, high: Tensor, edges: Tensor, weights: Tensor) -> Tensor:
-        """Sums of squared quantization errors for ranges low, high, (N,) float32 -> (N,) float64.
-
-        With u = x / scale + zero_point, q = clamp(round(u)) and r = u - q, the integral of the
-        squared error up to x is scale^3 * (q / 12 + r^3 / 3): a whole step is worth 1 / 12.
-        """
-        scale, zero_point = self._qparams(low, high)
-        scale = scale.to(torch.float64).unsqueeze(1)
-        u = edges / scale + zero_point.unsqueeze(1)
-        q = torch.clamp(torch.round(u), self.quant_min, self.quant_max)
-        r = u.sub_(q)
-        integral = q.div_(4).add_(r * r * r)  # 3 times the integral, in steps
-        return torch.mv(integral, weights) * scale.squeeze(1).pow(3) / 3
-
-    def _best(
-        self, low: Tensor, high: Tensor, edges: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        low = torch.clamp(low, min=-3.4e38)
-        high = torch.clamp(high, max=3.4e38)
-        best = torch.argmin(self._errors(low, high, edges, weights)).reshape(1)
-        return low[best], high[best]
-
-    def _search(self, full_low: Tensor, full_high: Tensor) -> tuple[Tensor, Tensor]:
-        edges, counts = self._counted()
-        weights = self._edge_weights(edges, counts)
-        low, high = self._coarse(full_low, full_high, edges, counts)
-        for width, count in [(0.15, 25), (0.0125, 13)]:
-            factors = torch.linspace(1 - width, 1 + width, count)
-            tried = torch.cat([torch.minimum(high * factors, full_high * 1.05), full_high])
-            low, high = self._best(low.expand(tried.numel()), tried, edges, weights)
-            tried = torch.cat([torch.maximum(low * factors, full_low * 1.05), full_low])
-            low, high = self._best(tried, high.expand(tried.numel()), edges, weights)
-        return self._best(torch.cat([low, full_low]), torch.cat([high, full_high]), edges, weights)
-
-    def _coarse(
-        self, full_low: Tensor, full_high: Tensor, edges: Tensor, counts: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The best of a joint grid of bounds, down to 1 / 1024 of the full range on each side."""
-        factors = self._grid(48)
-        low = torch.clamp(full_low, max=0.0) * factors
-        high = torch.clamp(full_high, min=0.0) * factors
-        centers = (edges[1:] + edges[:-1]) / 2
-        above = torch.relu(centers - high.unsqueeze(1))
-        below = torch.relu(low.unsqueeze(1) - centers)
-        clipped = torch.mv(below * below, counts).unsqueeze(1)
-        clipped = clipped + torch.mv(above * above, counts)
-        inside = counts.sum() - torch.mv((below > 0).to(torch.float64), counts).unsqueeze(1)
-        inside = inside - torch.mv((above > 0).to(torch.float64), counts)
-        step = (high - low.unsqueeze(1)).to(torch.float64) / (self.quant_max - self.quant_min)
-        best = int(torch.argmin(clipped + inside * step * step / 12))
-        count = factors.numel()
-        return low[best // count].reshape(1), high[best % count].reshape(1)
-
-    def _search_symmetric(self, full_low: Tensor, full_high: Tensor) -> tuple[Tensor, Tensor]:
-        edges, counts = self._counted()
-        weights = self._edge_weights(edges, counts)
-        full = torch.maximum(-full_low, full_high)
-        bound = full
-        for factors in [
-            self._grid(48),
-            torch.linspace(0.85, 1.15, 25),
-            torch.linspace(0.9875, 1.0125, 13),
-        ]:
-            tried = torch.cat([torch.minimum(bound * factors, full * 1.05), full])
-            _, bound = self._best(-tried, tried, edges, weights)
-        return -bound, bound
-
-    def _grid(self, count: int) -> Tensor:
-        return torch.logspace(0, -10, count, base=2.0)
+        low, high = torch.ops.jitquant.search_range(
+            self.histogram,
+            full_low,
+            full_high,
+            self.exponent,
+            self.offset,
+            self.quant_min,
+            self.quant_max,
+            self.eps,
+            self.symmetric,
+            self.symmetric_zero_point,
+        )
+        return low, high
 
 
 class MSEObserver(HistogramObserver):
@@ -121,10 +56,23 @@ class MSEObserver(HistogramObserver):
     """
 
     def _choose(self, full_low: Tensor, full_high: Tensor) -> tuple[Tensor, Tensor]:
-        edges, counts = self._counted()
+        low, high = full_low, full_high
         if self.symmetric:
-            full_high = torch.maximum(-full_low, full_high)
-            full_low = -full_high
+            high = torch.maximum(-full_low, full_high)
+            low = -high
         factors = torch.linspace(0.01, 1, 100)
-        weights = self._edge_weights(edges, counts)
-        return self._best(full_low * factors, full_high * factors, edges, weights)
+        low, high = torch.ops.jitquant.best_range(
+            low * factors,
+            high * factors,
+            self.histogram,
+            full_low,
+            full_high,
+            self.exponent,
+            self.offset,
+            self.quant_min,
+            self.quant_max,
+            self.eps,
+            self.symmetric,
+            self.symmetric_zero_point,
+        )
+        return low, high
