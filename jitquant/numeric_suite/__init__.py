@@ -16,6 +16,7 @@ from jitquant.numeric_suite._sites import Unmatched
 from jitquant.numeric_suite.activations import compare_ops, compare_outputs
 from jitquant.numeric_suite.comparison import Comparison, OpError
 from jitquant.numeric_suite.errors import ChannelError, Errors, sqnr
+from jitquant.numeric_suite.histogram import histograms
 from jitquant.numeric_suite.plots import plot_histograms, plot_sqnr
 from jitquant.numeric_suite.ranges import (
     Histogram,
@@ -23,7 +24,6 @@ from jitquant.numeric_suite.ranges import (
     OutlierChannel,
     ValueRange,
     WeightRange,
-    histograms,
 )
 from jitquant.numeric_suite.report import Report, write_report
 from jitquant.numeric_suite.weights import compare_weights

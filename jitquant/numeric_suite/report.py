@@ -14,7 +14,8 @@ from jitquant.numeric_suite._runs import Runs, batches_of
 from jitquant.numeric_suite._sites import Models
 from jitquant.numeric_suite.activations import ComparisonSum
 from jitquant.numeric_suite.comparison import Comparison
-from jitquant.numeric_suite.ranges import Histograms, HistogramSum
+from jitquant.numeric_suite.histogram import HistogramSum
+from jitquant.numeric_suite.ranges import Histograms
 from jitquant.numeric_suite.weights import compare_weights
 
 __all__ = ["Report", "write_report"]

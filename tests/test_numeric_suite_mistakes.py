@@ -1,0 +1,124 @@
+"""numeric_suite: what users get wrong."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import jitquant
+from jitquant import JitQuantError, JitQuantTypeError, JitQuantValueError
+from jitquant.numeric_suite import compare_ops
+from tests.ir import FIXED, scripted
+from tests.numeric_suite import (
+    Two,
+    X,
+    quantized_of,
+    two_layers,
+)
+
+
+class Other(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.exp(self.one(x).sum(-1))
+
+
+def _errors() -> list[Any]:
+    return [
+        pytest.param(
+            lambda f, q, d: (q, q, d),
+            JitQuantValueError,
+            "compare_ops: the first model is converted already. The first one is the float model, "
+            "the second one the quantized.",
+            id="converted as float",
+        ),
+        pytest.param(
+            lambda f, q, d: (f, f, d),
+            JitQuantValueError,
+            "compare_ops: the second model is not quantized: neither prepare_jit nor convert_jit "
+            "made it. The first one is the float model, the second one the quantized.",
+            id="float as quantized",
+        ),
+        pytest.param(
+            lambda f, q, d: (Two(), q, d),
+            JitQuantTypeError,
+            "compare_ops takes a ScriptModule, got the nn.Module Two.",
+            id="nn.Module",
+        ),
+        pytest.param(
+            lambda f, q, d: (f, jitquant.prepare_jit(f, {"": FIXED}), d),
+            JitQuantError,
+            "the prepared model was not calibrated: no observer saw any data.",
+            id="not calibrated",
+        ),
+        pytest.param(
+            lambda f, q, d: (scripted(Other()), q, d),
+            JitQuantValueError,
+            "compare_ops: the models do not match: the float model has aten::linear in 'one', "
+            "aten::sum in '' and 1 more ops, the quantized one aten::linear in 'first', "
+            "aten::linear in 'second'. Give the float model that the quantized one was made from.",
+            id="another model",
+        ),
+        pytest.param(
+            lambda f, q, d: (f, q, []),
+            JitQuantValueError,
+            "compare_ops: data gave no batch. A generator runs only once.",
+            id="no data",
+        ),
+        pytest.param(
+            lambda f, q, d: (f, q, d[0]),
+            JitQuantTypeError,
+            "compare_ops: data must be a DataLoader, list or generator of batches, got Tensor.",
+            id="one tensor",
+        ),
+        pytest.param(
+            lambda f, q, d: (f, q, [*d, (d[0], d[0])]),
+            JitQuantValueError,
+            "compare_ops: batch 1 has 2 elements, and forward takes x: Tensor.",
+            id="a batch that does not fit",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(("arguments", "kind", "message"), _errors())
+def test_errors(arguments: Any, kind: type[Exception], message: str) -> None:
+    two = two_layers()
+    with pytest.raises(kind) as caught:
+        compare_ops(*arguments(two, quantized_of(two, X), X))
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "value_nodes",
+            [7],
+            "the model's graph was changed after convert_jit: it has no quantized::linear for the "
+            "aten::linear in 'first'. Convert the prepared model again.",
+        ),
+        (
+            "value_kind",
+            "",
+            "compare_ops: the quantized model does not say which of its nodes compute its ops: it "
+            "was converted before jitquant noted that, or has no ops. Convert it again.",
+        ),
+    ],
+)
+def test_files_of_which_the_graph_does_not_fit_the_record(
+    field: str, value: Any, message: str
+) -> None:
+    two = two_layers()
+    int8 = quantized_of(two, X)
+    state = json.loads(int8._c.getattr("jitquant_state"))
+    for op in state["ops"]:
+        op[field] = value
+    int8._c.setattr("jitquant_state", json.dumps(state))
+    with pytest.raises(JitQuantError) as caught:
+        compare_ops(two, int8, X)
+    assert str(caught.value) == message
