@@ -38,6 +38,12 @@ def _errors() -> list[Any]:
             id="converted as float",
         ),
         pytest.param(
+            lambda f, q, d: (quantized_of(f, d, debug=True), q, d),
+            JitQuantValueError,
+            "compare_ops: the first model is a debug model already.",
+            id="debug as float",
+        ),
+        pytest.param(
             lambda f, q, d: (f, f, d),
             JitQuantValueError,
             "compare_ops: the second model is not quantized: neither prepare_jit nor convert_jit "

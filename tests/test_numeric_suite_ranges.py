@@ -267,6 +267,31 @@ def test_report(pair: Pair, tmp_path: Path) -> None:
     assert text.count("<figure>") == 3 + 2
 
 
+class Counts(nn.Module):
+    n: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("n", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.n = self.n + 1.0
+        x.mul_(0.5)
+        return self.linear(x)
+
+
+def test_report_runs_no_model_of_the_user_and_writes_into_no_batch(tmp_path: Path) -> None:
+    model = scripted(Counts())
+    model.n = torch.zeros(1)
+    int8 = _quantized(model, sample(3, 4))
+    batch = sample(3, 4)
+    write_report(tmp_path / "report.html", model, int8, [batch])
+    assert model.n.item() == 0.0
+    assert batch.equal(sample(3, 4))
+    assert int8(batch).equal(_quantized(model, sample(3, 4))(sample(3, 4)))
+
+
 def test_report_errors(pair: Pair, tmp_path: Path) -> None:
     with pytest.raises(JitQuantError, match="write_report: data gave no batch"):
         write_report(tmp_path / "report.html", *pair, [])

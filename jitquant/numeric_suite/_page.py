@@ -61,7 +61,7 @@ def _cards(report: "Report") -> str:
         (f"{after.size / 1e6:.2f} MB", f"size; float {before.size / 1e6:.2f} MB"),
         (
             f"{after.latency:.2f} ms",
-            f"latency; float {before.latency:.2f} ms, {after.threads} threads, first batch",
+            f"latency; float {before.latency:.2f} ms; threads: {after.threads}",
         ),
         (f"{before.latency / after.latency:.2f}x", "as fast"),
         (f"{len(covered.int8)} of {len(covered.ops)}", "ops in int8"),

@@ -13,7 +13,7 @@ from jitquant.errors import JitQuantValueError
 from jitquant.numeric_suite._sites import Models, Site, Unmatched
 from jitquant.numeric_suite._taps import scripted_tap
 
-__all__ = ["Runs", "Value", "batches_of"]
+__all__ = ["Runs", "Value", "batches_of", "copied"]
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,12 @@ class Runs:
         with torch.no_grad(), jit.optimized_execution(False):
             random_state = torch.get_rng_state()
             # A model may write into its input.
-            expected = _batches.run(self._float, _copied(batch), what)
+            expected = _batches.run(self._float, copied(batch), what)
             if self.shadow:
                 for place in self._places:
                     self._give(place)
             torch.set_rng_state(random_state)
-            actual = _batches.run(self._quantized, _copied(batch), what)
+            actual = _batches.run(self._quantized, copied(batch), what)
         for place in self._places:
             yield from _compared(place)
         if not self.shadow:
@@ -219,14 +219,15 @@ def _without_padding(actual: Tensor, expected: Tensor) -> Tensor:
     return actual.narrow(1, 0, expected.size(1))
 
 
-def _copied(batch: Any) -> Any:
+def copied(batch: Any) -> Any:
+    """The batch with tensors of its own, into which a model may write."""
     if isinstance(batch, Tensor):
         return batch.detach().clone()
     if isinstance(batch, dict):
-        return {key: _copied(each) for key, each in batch.items()}
+        return {key: copied(each) for key, each in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*map(_copied, batch))
-    return type(batch)(map(_copied, batch)) if type(batch) in (list, tuple) else batch
+        return type(batch)(*map(copied, batch))
+    return type(batch)(map(copied, batch)) if type(batch) in (list, tuple) else batch
 
 
 def _results(expected: Any, actual: Any) -> Iterator[tuple[Value, Tensor, Tensor]]:

@@ -80,9 +80,8 @@ class Models:
         self.quantized_model, self.state = _quantized(checked, function)
         self.float_model = checked_float
         self._methods = list(dict.fromkeys(["forward", *(op.method for op in self.state.ops)]))
-        float_ops = [
-            (record.method, record.path, record.kind) for record in self.inspect_float().records
-        ]
+        self._first: _C.Inspection | None = self._inspected_float()
+        float_ops = [(record.method, record.path, record.kind) for record in self._first.records]
         self.pairs, self.unmatched = _pairs(float_ops, self.state.ops)
         if not self.pairs:
             raise JitQuantValueError(
@@ -92,15 +91,20 @@ class Models:
 
     def inspect_float(self) -> _C.Inspection:
         """The float model in the form that was quantized; new on each call."""
+        inspection, self._first = self._first, None
+        return inspection or self._inspected_float()
+
+    def _inspected_float(self) -> _C.Inspection:
         state = _state.read(self.float_model)
         methods = [name for name in self._methods if self.float_model._c._has_method(name)]
         if state is not None and state.stage == "prepared":
             records = [record for record in state.records() if record.method in methods]
             return _C.inspect_prepared(self.float_model._c, methods, records)
         if state is not None:
+            stage = "a debug model" if state.stage == "debug" else "converted"
             raise JitQuantValueError(
-                f"{self.function}: the first model is {state.stage} already. The first one is the "
-                "float model, the second one the quantized."
+                f"{self.function}: the first model is {stage} already. The first one is the float "
+                "model, the second one the quantized."
             )
         _checks.check_float_model(self.float_model, self.function)
         preparation = _C.Preparation(self.float_model._c, methods, None)
