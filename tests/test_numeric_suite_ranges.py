@@ -133,7 +133,7 @@ def test_a_table_names_what_is_not_compared() -> None:
     result = compare_outputs(model, _quantized(model, sample(2, 3)), [sample(2, 3)])
     assert str(result).splitlines()[-2:] == [
         "1 not compared:",
-        "  aten::argsort in '': its values are int64",
+        "  1 x aten::argsort: its values are int64",
     ]
 
 

@@ -16,6 +16,10 @@ from jitquant.numeric_suite._taps import scripted_tap
 __all__ = ["Runs", "Value", "batches_of", "copied"]
 
 
+_NO_TENSOR = "it gives no single tensor"
+_NO_NODE = "no node of the quantized model computes its value alone"
+
+
 @dataclass(frozen=True)
 class Value:
     """A value of both models.
@@ -82,9 +86,9 @@ class Runs:
         self._quantized = _checks.as_model(quantized.module)
         self._places = self._find(floats.values, quantized.values)
         found = {place.value.site for place in self._places}
-        reason = "its value is no tensor, or no node of the quantized model alone computes it"
+        tensors = {each.record for each in floats.values}
         self._unmatched = models.unmatched + [
-            Unmatched(site.module, site.op, reason)
+            Unmatched(site.module, site.op, _NO_NODE if site.float_index in tensors else _NO_TENSOR)
             for site in models.sites()
             if site.method == "forward" and site not in found
         ]

@@ -1,6 +1,7 @@
 """What comparing two models gives."""
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -90,8 +91,9 @@ class Comparison:
         headers += ["max error", "mean error", "cosine"]
         lines = [_TITLES[self.what], "", table(headers, rows)]
         if self.unmatched:
+            reasons = Counter(f"{each.op}: {each.reason}" for each in self.unmatched)
             lines += ["", f"{len(self.unmatched)} not compared:"]
-            lines += [f"  {each.op} in {each.module!r}: {each.reason}" for each in self.unmatched]
+            lines += [f"  {count} x {reason}" for reason, count in reasons.most_common()]
         return "\n".join(lines)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
