@@ -188,6 +188,27 @@ PYBIND11_MODULE(_C, m) {
                                                    : Kernels::kFbgemm);
       },
       py::arg("kernels"));
+  m.def(
+      "copy_attributes",
+      [](const jit::Module& source, const jit::Module& target) {
+        for (size_t i = 0; i < source.type()->numAttributes(); ++i) {
+          target._ivalue()->setSlot(i, source._ivalue()->getSlot(i));
+        }
+      },
+      py::arg("source"), py::arg("target"));
+  m.def(
+      "observers_of_not_finite",
+      [](const jit::Module& prepared) {
+        std::vector<std::string> names;
+        for (const auto& child : prepared.named_children()) {
+          const bool counts = isObserverName(child.name) && child.value.hasattr("saw_nan");
+          if (counts &&
+              (child.value.attr("saw_nan").toBool() || child.value.attr("saw_inf").toBool()))
+            names.push_back(child.name);
+        }
+        return names;
+      },
+      py::arg("prepared"));
   m.def("supported_ops", &supportedOps);
   m.def("engines", &engines);
   m.def("float_ops", &floatOps);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "error.h"
 #include "ir_util.h"
 #include "op_table.h"
 #include "targets/target.h"
@@ -21,14 +22,50 @@ QParams perTensor(double scale, int64_t zero_point) {
   return qparams;
 }
 
+// What a user's own observer may have got wrong, "" if nothing.
+static std::string problemOf(const QParams& qparams, const jit::Module& observer) {
+  const at::Tensor &scale = qparams.scale, &zero_point = qparams.zero_point;
+  if (qparams.axis < 0 && scale.numel() != 1) {
+    return std::to_string(scale.numel()) + " scales, and quantizes per tensor";
+  }
+  if (scale.numel() != zero_point.numel()) {
+    return std::to_string(scale.numel()) + " scales and " + std::to_string(zero_point.numel()) +
+           " zero points";
+  }
+  const at::Tensor bad_scale = scale.logical_not().logical_or(scale < 0).logical_or(scale.isnan());
+  if (bad_scale.any().item<bool>()) {
+    return "the scale " + c10::str(scale.masked_select(bad_scale)[0].item<float>());
+  }
+  const int64_t quant_min = observer.attr("quant_min").toInt();
+  const at::Tensor outside = (zero_point < quant_min).logical_or(zero_point > qparams.quant_max);
+  if (outside.any().item<bool>()) {
+    return "the zero point " + c10::str(zero_point.masked_select(outside)[0].item<int64_t>()) +
+           ", outside of [" + std::to_string(quant_min) + ", " + std::to_string(qparams.quant_max) +
+           "]";
+  }
+  return "";
+}
+
 QParams readQParams(jit::Module observer) {
-  const auto result = observer.run_method("calculate_qparams").toTupleRef().elements().vec();
+  const std::string name = observer.type()->name()->name();
+  const auto refuse = [&](const std::string& given) {
+    throw UserError("calculate_qparams of the observer " + name + " gave " + given +
+                    ". It has to give positive scales, float32, and zero points, int64, of shape "
+                    "(1,), or (channels,) if it quantizes per channel.");
+  };
+  const auto result = observer.run_method("calculate_qparams");
+  const bool is_pair = result.isTuple() && result.toTupleRef().elements().size() == 2 &&
+                       result.toTupleRef().elements()[0].isTensor() &&
+                       result.toTupleRef().elements()[1].isTensor();
+  if (!is_pair) refuse(result.type()->repr_str());
   QParams qparams;
-  qparams.scale = result[0].toTensor().to(at::kFloat).reshape({-1});
-  qparams.zero_point = result[1].toTensor().to(at::kLong).reshape({-1});
+  qparams.scale = result.toTupleRef().elements()[0].toTensor().to(at::kFloat).reshape({-1});
+  qparams.zero_point = result.toTupleRef().elements()[1].toTensor().to(at::kLong).reshape({-1});
   qparams.dtype = static_cast<at::ScalarType>(observer.attr("dtype").toInt());
   qparams.quant_max = observer.attr("quant_max").toInt();
   qparams.axis = observer.attr("ch_axis").toInt();
+  const std::string problem = problemOf(qparams, observer);
+  if (!problem.empty()) refuse(problem);
   return qparams;
 }
 

@@ -16,6 +16,7 @@ from jitquant.calibration import (  # noqa: E402
 from jitquant.coverage import Coverage, OpCoverage, coverage  # noqa: E402
 from jitquant.errors import (  # noqa: E402
     DroppedWarning,
+    FloatWarning,
     JitQuantError,
     JitQuantTypeError,
     JitQuantValueError,
@@ -54,6 +55,7 @@ __all__ = [
     "Coverage",
     "DroppedWarning",
     "Explanation",
+    "FloatWarning",
     "JitQuantError",
     "JitQuantTypeError",
     "JitQuantValueError",

@@ -20,7 +20,7 @@ def check_iterable(data: object, function: str) -> None:
     if isinstance(data, (Tensor, Mapping, str)) or not isinstance(data, Iterable):
         raise JitQuantTypeError(
             f"{function}: data must be a DataLoader, list or generator of batches, got "
-            f"{type(data).__name__}. For a single batch give [batch]."
+            f"{type(data).__name__}. {_instead_of(data)}"
         )
 
 
@@ -100,6 +100,12 @@ def described(value: object) -> str:
         return f"{type(value).__name__}"
     shown = [*parts[:4], *(["..."] if len(parts) > 4 else [])]
     return f"a {type(value).__name__} ({', '.join(shown)})"
+
+
+def _instead_of(data: object) -> str:
+    if isinstance(data, torch.utils.data.Dataset):
+        return "Give a DataLoader of it: torch.utils.data.DataLoader(dataset)."
+    return "For a single batch give [batch]."
 
 
 def _arguments(model: torch.jit.ScriptModule) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What hangs on a prepared model, under names that csrc_passes/ir_util.h gives."""
 
+import re
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ __all__ = [
     "dynamic_templates",
     "is_observer_name",
     "needs_data",
+    "observed_value",
     "weight_observers",
 ]
 
@@ -39,6 +41,22 @@ def activation_observers(model: torch.jit.ScriptModule) -> list[Any]:
         and not name.startswith((_WEIGHT_PREFIX, _DYNAMIC_PREFIX))
         and name != ARGUMENT_RECORDER
     ]
+
+
+def observed_value(model: torch.jit.ScriptModule, name: str) -> str:
+    """Such as "the output of aten::conv2d (resnet.py:92)", for the observer of this name."""
+    for method in model._c._method_names():
+        graph = model._c._get_method(method).graph
+        for call in graph.findAllNodes("prim::CallMethod", recurse=True):
+            observer, value = list(call.inputs())[:2]
+            if observer.node().kind() != "prim::GetAttr" or observer.node().s("name") != name:
+                continue
+            producer = value.node()
+            if producer.kind() == "prim::Param":
+                return f"the input {value.debugName()!r}"
+            line = re.search(r'File "(?:.*/)?([^"]+)", line (\d+)', producer.sourceRange())
+            return f"the output of {producer.kind()}" + (f" ({line[1]}:{line[2]})" if line else "")
+    raise AssertionError(f"nothing calls {name}")
 
 
 def weight_observers(model: torch.jit.ScriptModule) -> list[Any]:

@@ -2,12 +2,14 @@
 
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from jitquant import observers
+from jitquant._nearest import nearest
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 from jitquant.observers import Observer, ObserverFactory
 from jitquant.qconfig import NAMED, QConfig, get_default_qconfig
@@ -106,19 +108,32 @@ def _read_factory(plain: object, where: str) -> ObserverFactory:
     name = plain["observer"]
     if name not in _OBSERVERS:
         raise JitQuantValueError(
-            f"{where}: there is no observer {name!r}, only {', '.join(_OBSERVERS)}."
+            f"{where}: there is no observer {name!r}. {nearest(str(name), _OBSERVERS)}"
         )
     for key, kind in _TORCH_TYPES.items():
         if key not in arguments:
             continue
+        known = [name for name in dir(torch) if isinstance(getattr(torch, name), kind)]
         found = getattr(torch, str(arguments[key]).removeprefix("torch."), None)
         if not isinstance(found, kind):
-            raise JitQuantValueError(f"{where}: torch has no {key} {arguments[key]!r}.")
+            raise JitQuantValueError(
+                f"{where}: torch has no {key} {arguments[key]!r}. "
+                f"{nearest(str(arguments[key]), known)}"
+            )
         arguments[key] = found
     try:
         return _OBSERVERS[name].with_args(**arguments)
     except JitQuantError as error:
         raise type(error)(f"{where}: {error}") from error
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError if a key comes twice, as in TOML."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twins = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        raise ValueError(f"the key {twins[0]!r} comes twice")
+    return found
 
 
 def parse(text: str, form: str, where: str) -> Mapping[str, Any]:
@@ -136,7 +151,11 @@ def parse(text: str, form: str, where: str) -> Mapping[str, Any]:
     if not isinstance(text, str):
         raise JitQuantTypeError(f"{where}: expected a text, got {type(text).__name__}.")
     try:
-        found = json.loads(text) if form == "json" else tomllib.loads(text)
+        found = (
+            json.loads(text, object_pairs_hook=_without_twins)
+            if form == "json"
+            else tomllib.loads(text)
+        )
     except ValueError as error:
         raise JitQuantValueError(f"{where}: no {form.upper()} text: {error}.") from error
     if not isinstance(found, Mapping):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jitquant._nearest import nearest, nearest_to_regex
+from jitquant._nearest import nearest, nearest_to_regex, some
 from jitquant._type_names import op_names
 from jitquant.errors import JitQuantError, JitQuantValueError
 from jitquant.op_info import OpInfo, enclosing
@@ -61,13 +61,16 @@ def check_any_qconfig(mapping: "QConfigMapping", decisions: Sequence[Decision]) 
     """Raise if the mapping quantizes nothing.
 
     Raises:
-        JitQuantValueError: no rule has a qconfig, and the predicate gave none.
+        JitQuantValueError: no rule has a qconfig, the predicate gave none, or None decides on all.
     """
-    given = [rule.qconfig for rule in mapping.rules]
-    if mapping.predicate is not None:
-        given += [decision.qconfig for decision in decisions]
-    if any(given):
+    if any(decision.qconfig for decision in decisions):
         return
+    if any(rule.qconfig for rule in mapping.rules) and decisions:
+        rules = dict.fromkeys(decision.rule or "no rule" for decision in decisions)
+        raise JitQuantValueError(
+            f"None is decided on all {len(decisions)} ops (by {some(list(rules), 3)}), so nothing "
+            "would be quantized. mapping.explain(model) lists which rule decides on what."
+        )
     if mapping.predicate is not None:
         raise JitQuantValueError(
             f"the predicate gave no qconfig for any of {len(decisions)} ops, nor does a rule, "
@@ -76,7 +79,8 @@ def check_any_qconfig(mapping: "QConfigMapping", decisions: Sequence[Decision]) 
         )
     raise JitQuantValueError(
         "qconfig_dict gives no qconfig, so nothing would be quantized. "
-        "Use {'': get_default_qconfig()} for the whole model."
+        "Use {'': get_default_qconfig()} for the whole model. The setters of a QConfigMapping "
+        "return a new one: mapping = mapping.set_global(...)."
     )
 
 
@@ -176,6 +180,10 @@ def _type_problem(name: str, names: Mapping[str, None], types: Mapping[str, str]
     if not any(types):
         return f"{_NO_MODULES} {nearest(name, ops)}"
     classes = [each for each in names if "::" not in each]
+    last = name.rpartition(".")[2].lower()
+    ops_of_it = [op for op in ops if op.rpartition("::")[2].replace("_", "") == last]
+    if ops_of_it:
+        return f"the model has no module of that class, and calls the function: {ops_of_it[0]!r}."
     return f"the model has no module of that class. {nearest(name, classes)}"
 
 
@@ -196,4 +204,10 @@ def _order_problem(key: tuple[Any, ...], ops: Sequence[OpInfo]) -> str:
         count = max(found) + 1
         return f"that module has {count} of this type, so the highest index is {count - 1}."
     there = dict.fromkeys(name for op in ops for path, name in op.positions if path == module)
+    parent = module.rpartition(".")[0]
+    if module and any((parent, kind) in op.positions for op in ops):
+        return (
+            f"a module counts in the one around it: give {parent!r} as the name, and as index how "
+            "many modules of this class come before it there."
+        )
     return f"nothing of this type is in that module itself. {nearest(kind, there)}"

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from jitquant import _batches, _checks
-from jitquant._observed import activation_observers
+from jitquant import _C, _batches, _checks
+from jitquant._observed import activation_observers, observed_value
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 
 __all__ = ["Calibration", "calibrate", "calibrate_distributed", "merge_calibration"]
@@ -64,17 +64,18 @@ def calibrate(
             has something else where forward takes a tensor.
         JitQuantValueError: prepared was not prepared; batches is not positive; data is empty; a
             batch has more elements than forward has arguments, keys that are none of them, or
-            lacks one.
+            lacks one, or gives NaN or infinite values where the model is observed.
         KeyboardInterrupt: Ctrl-C before the first batch was done.
         Exception: what data or the model raised, with a note that says which batch it was.
     """
     _check(prepared, data, batches, "calibrate")
-    before = _states(prepared)
+    before = [copy.deepcopy(observer._c) for observer in activation_observers(prepared)]
     total, numbers = _length(data, batches), itertools.count()
     try:
         done = _run(prepared, itertools.islice(data, batches), total, progress, numbers)
     except Exception:
-        _restore(prepared, before)
+        for observer, earlier in zip(activation_observers(prepared), before, strict=True):
+            _C.copy_attributes(earlier, observer._c)
         raise
     if done.batches == 0:
         if done.interrupted:
@@ -234,6 +235,7 @@ def _run(
     numbers: Iterator[int],
 ) -> Calibration:
     done = 0
+    not_finite = _C.observers_of_not_finite(model._c)
     number = next(numbers)
     running: Any = _NO_BATCH
     # disable=None shows the bar on terminals only.
@@ -244,6 +246,7 @@ def _run(
                     running = batch
                     with _interrupts_afterwards():
                         _batches.run(model, batch, f"batch {number}")
+                        _check_finite(model, not_finite, number)
                         done += 1
                         bar.update()
                     running = _NO_BATCH
@@ -259,6 +262,18 @@ def _run(
             error.add_note(f"jitquant was calibrating, at batch {number}: {at}.")
             raise
     return Calibration(done, False)
+
+
+def _check_finite(model: torch.jit.ScriptModule, before: list[str], number: int) -> None:
+    """Raise if the batch of this number gave the first values somewhere that are not finite."""
+    new = [name for name in _C.observers_of_not_finite(model._c) if name not in before]
+    if new:
+        observer: Any = getattr(model, new[0])
+        raise JitQuantValueError(
+            f"batch {number} gives {'NaN' if observer.saw_nan else 'an infinite value'} in "
+            f"{observed_value(model, new[0])}. Look at the batch and at the float model's output "
+            "there, or set the qconfig of that module to None. Nothing of this call counts."
+        )
 
 
 @contextmanager
@@ -284,7 +299,15 @@ def _interrupts_afterwards() -> Iterator[None]:
 
 
 def _states(model: torch.jit.ScriptModule) -> list[list[Tensor]]:
-    return [observer.state() for observer in activation_observers(model)]
+    observers = activation_observers(model)
+    try:
+        return [observer.state() for observer in observers]
+    except torch.jit.Error as error:
+        names = sorted({observer.original_name for observer in observers})
+        raise JitQuantTypeError(
+            f"the observers ({', '.join(names)}) cannot be merged: one of them does not define "
+            "_statistics, or raises in it."
+        ) from error
 
 
 def _reset(model: torch.jit.ScriptModule) -> None:

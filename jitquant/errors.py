@@ -1,6 +1,12 @@
-"""What jitquant raises (all of it `JitQuantError`), and its one warning."""
+"""What jitquant raises (all of it `JitQuantError`), and its warnings."""
 
-__all__ = ["DroppedWarning", "JitQuantError", "JitQuantTypeError", "JitQuantValueError"]
+__all__ = [
+    "DroppedWarning",
+    "FloatWarning",
+    "JitQuantError",
+    "JitQuantTypeError",
+    "JitQuantValueError",
+]
 
 
 class JitQuantError(Exception):
@@ -17,3 +23,7 @@ class JitQuantValueError(JitQuantError, ValueError):
 
 class DroppedWarning(UserWarning):
     """The converted model lacks methods or attributes of the prepared one."""
+
+
+class FloatWarning(UserWarning):
+    """No op will be int8, or calibration left most of those float that were to be."""

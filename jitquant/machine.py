@@ -122,6 +122,6 @@ def _cpu(state: _state.State) -> Requirement:
     """No CPU is refused: where 16-bit sums could overflow, convert_jit enlarged weight scales."""
     needs = "nothing"
     if BACKENDS[state.engine].sums_in_16_bits:
-        needs = "no VNNI, since its weights keep 16-bit sums from overflowing"
+        needs = "nothing: also without VNNI its weights keep 16-bit sums from overflowing"
     verified = f"; verified with {state.cpu}" if state.cpu else ""
     return Requirement("CPU", needs + verified, cpu_features())

@@ -252,8 +252,9 @@ def _check_factory(factory: object, where: str) -> tuple[Callable[[], torch.nn.M
     except JitQuantError as error:
         raise type(error)(f"{where}: {error}") from error
     except Exception as error:
+        advice = " Give its arguments: with_args(...)." if isinstance(factory, type) else ""
         raise JitQuantTypeError(
-            f"{where}: {factory!r} cannot be called without arguments: {error}"
+            f"{where}: {factory!r}() raised {type(error).__name__}: {error}.{advice}"
         ) from error
     if isinstance(product, Observer):
         return factory, product

@@ -1,6 +1,7 @@
 """Post-training quantization of TorchScript models: static, or static and dynamic in one model."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from jitquant._resolve import Decision, check_any_qconfig
 from jitquant._torch_ao import TorchAoMapping
 from jitquant._version import __version__
 from jitquant.backend import activation_bits_of, get_backend
-from jitquant.errors import DroppedWarning, JitQuantValueError
+from jitquant.errors import DroppedWarning, FloatWarning, JitQuantValueError
 from jitquant.machine import cpu_features
 from jitquant.mapping import Predicate, QConfigMapping, as_mapping
 from jitquant.qconfig import QConfig, is_dynamic, script_qconfig
@@ -165,7 +166,10 @@ def _prepare(
         [_observers(qconfig) for qconfig in distinct],
         shape_recorder(),
     )
-    _state.write(result.module, _new_state("prepared", result, engine, bits))
+    state = _new_state("prepared", result, engine, bits)
+    if not any(op.int8 for op in state.ops) and not any(map(is_dynamic, distinct)):
+        _warn_of_float(f"{function}: none of {len(state.ops)} ops will be int8", state.ops, 4)
+    _state.write(result.module, state)
     return _checks.as_model(result.module)
 
 
@@ -193,6 +197,8 @@ def _convert(
         _trial_run.check(converted, model, result.inputs)
     left = [name for name in _checks.method_names(model) if name not in methods]
     _warn_of_dropped(left, result.dropped)
+    if not left_float:
+        _warn_of_lost(state.ops, new_state.ops)
     return converted
 
 
@@ -222,6 +228,26 @@ def _warn_of_dropped(methods: list[str], attributes: list[str]) -> None:
             DroppedWarning,
             stacklevel=4,
         )
+
+
+def _warn_of_lost(planned: Sequence[_state.OpState], converted: Sequence[_state.OpState]) -> None:
+    """Warn if most of the ops that were to be int8 are not."""
+    methods = {op.method for op in converted}
+    before = [op for op in planned if op.method in methods]
+    lost = [now for then, now in zip(before, converted, strict=True) if then.int8 and not now.int8]
+    count = sum(op.int8 for op in before)
+    if 2 * len(lost) > count:
+        _warn_of_float(f"{len(lost)} of the {count} ops planned in int8 stay float", lost, 5)
+
+
+def _warn_of_float(what: str, ops: Sequence[_state.OpState], level: int) -> None:
+    reasons = Counter(f"{op.kind}: {op.reason}" for op in ops if not op.int8)
+    shown = "".join(f"\n  {count} x {reason}" for reason, count in reasons.most_common(3))
+    warnings.warn(
+        f"{what}; jitquant.coverage lists them all. Most often:{shown}",
+        FloatWarning,
+        stacklevel=level,
+    )
 
 
 def _index(decision: Decision, qconfigs: Sequence[QConfig]) -> int:

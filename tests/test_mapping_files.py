@@ -241,7 +241,7 @@ def of_activation(plain: object) -> Callable[[], QConfigMapping]:
         (
             of_activation({"observer": "MinMax"}),
             JitQuantValueError,
-            "from_dict[''], activation: there is no observer 'MinMax', only ",
+            "from_dict[''], activation: there is no observer 'MinMax'. The nearest names are: 'MinMaxObserver'",
         ),
         (
             of_activation({**MIN_MAX, "dtype": "int9"}),

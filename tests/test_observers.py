@@ -802,3 +802,22 @@ def test_nested_tensors_leave_no_trace() -> None:
     for observer in (MinMaxObserver(), torch.jit.script(HistogramObserver())):
         assert observer(nested) is nested
         assert (observer.calls, observer.shapes, observer.seen_dtypes) == (0, [], [])
+
+
+@pytest.mark.parametrize("largest", [1e13, 1e20, 3e38])
+@pytest.mark.parametrize("observer", [HistogramObserver, MSEObserver, EntropyObserver])
+def test_magnitudes_that_are_further_apart_than_64_bits(
+    observer: type[HistogramObserver], largest: float
+) -> None:
+    small, large = 1e-30 * torch.randn(4, 100), largest * torch.rand(4, 5)
+    scales = []
+    for values in ([small, large], [large, small]):
+        both, first, second = observer(), observer(), observer()
+        both(values[0])
+        both(values[1])
+        first(values[0])
+        second(values[1])
+        first.merge_state(second.state())
+        scales += [float(each.calculate_qparams()[0]) for each in (both, first)]
+    # A merged histogram may have its bins elsewhere by one.
+    assert 0 < max(scales) < 1.1 * min(scales) and max(scales) < largest / 200

@@ -153,8 +153,8 @@ REFUSED: list[tuple[object, type[JitQuantError], str]] = [
     (
         QConfig(len, WEIGHT),  # type: ignore[arg-type]
         JitQuantTypeError,
-        "here, activation: <built-in function len> cannot be called without arguments: "
-        "len() takes exactly one argument (0 given)",
+        "here, activation: <built-in function len>() raised TypeError: "
+        "len() takes exactly one argument (0 given).",
     ),
     (
         QConfig(HistogramObserver.with_args(bins=1), WEIGHT),

@@ -162,9 +162,10 @@ void Histogram::fit() {
 
 void Histogram::addBins(const std::vector<int64_t>& bins, int64_t from_exponent,
                         int64_t from_offset) {
+  const int64_t halvings = std::min<int64_t>(exponent - from_exponent, 63);  // more are undefined
   for (size_t i = 0; i < bins.size(); ++i) {
     if (bins[i] == 0) continue;
-    const int64_t bin = (from_offset + static_cast<int64_t>(i)) >> (exponent - from_exponent);
+    const int64_t bin = (from_offset + static_cast<int64_t>(i)) >> halvings;
     counts[static_cast<size_t>(bin - offset)] += bins[i];
   }
 }

@@ -90,8 +90,14 @@ class ObserverFactory:
 class Observer(nn.Module):
     """What all observers share: the record of calls, and the formula for qparams.
 
-    A subclass defines `_observe`, `calculate_qparams` and `reset`, and to be merged `_statistics`
-    and `_merge_statistics`.
+    A subclass defines, in code that torch.jit.script compiles (without `super().method()`):
+
+    - `_observe(self, x: Tensor) -> None`, called with floating-point tensors that have elements;
+    - `calculate_qparams(self) -> tuple[Tensor, Tensor]`, for which `_qparams` has the formula;
+    - `reset(self) -> None`, which calls `_forget`;
+    - to be merged, as in `merge_calibration` and `calibrate_distributed`: `_statistics(self) ->
+      list[Tensor]`, and `_merge_statistics(self, other: list[Tensor], calls: int) -> None`, which
+      adds the statistics of another observer that was called so often.
 
     Args:
         dtype: torch.quint8 or torch.qint8.
@@ -111,8 +117,14 @@ class Observer(nn.Module):
     seen_dtypes: list[int]
 
     def __init_subclass__(cls) -> None:
-        """Give the class its bases' annotations: torch.jit.script reads only the nearest ones."""
+        """Give the class its bases' annotations, of which torch.jit.script reads the nearest only.
+
+        The methods that jitquant calls are exported, so that torch.jit.script keeps them.
+        """
         super().__init_subclass__()
+        for name in ("calculate_qparams", "reset"):
+            if name in cls.__dict__:
+                torch.jit.export(cls.__dict__[name])
         own = inspect.get_annotations(cls)
         for base in cls.__mro__[1:]:
             if issubclass(base, Observer):
