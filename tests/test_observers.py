@@ -819,5 +819,5 @@ def test_magnitudes_that_are_further_apart_than_64_bits(
         second(values[1])
         first.merge_state(second.state())
         scales += [float(each.calculate_qparams()[0]) for each in (both, first)]
-    # A merged histogram may have its bins elsewhere by one.
-    assert 0 < max(scales) < 1.1 * min(scales) and max(scales) < largest / 200
+    # A merged histogram may have its bins elsewhere by one, with which another range is the best.
+    assert 0 < max(scales) < 1.5 * min(scales) and max(scales) < largest / 200
