@@ -165,7 +165,8 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("tap", &Tapped::tap)
       .def_readonly("record", &Tapped::record)
       .def_readonly("input", &Tapped::input)
-      .def_readonly("rounds", &Tapped::rounds);
+      .def_readonly("rounds", &Tapped::rounds)
+      .def_readonly("written", &Tapped::written);
 
   py::class_<Inspection::Watched>(m, "WatchedValues")
       .def_readonly("module", &Inspection::Watched::module)

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <map>
 
+#include "alias.h"
 #include "drop_observers.h"
 #include "error.h"
 #include "evaluate.h"
@@ -145,7 +146,9 @@ Inspection::Watched Inspection::watch(const jit::Module& tap) {
   program_.qconfigs.clear();
   for (Method& method : program_.methods) {
     auto plan = std::make_shared<Plan>();
+    const Aliases aliases(*method.graph, program_.module);
     const auto add = [&](Value* value, Tapped tapped) {
+      tapped.written = aliases.isWrittenLater(value);
       tapped.tap = kObserverPrefix + std::to_string(watched.values.size());
       plan->shapes_only.push_back(value);
       watched.values.push_back(std::move(tapped));

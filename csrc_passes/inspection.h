@@ -15,6 +15,7 @@ struct Tapped {
   int64_t record = -1;  // index into Inspection::records of the op that computes it, or -1:
   int64_t input = -1;   // of the argument of forward that it is, self not counted
   bool rounds = false;  // it is that op's or input's value just quantized, for the ops that read it
+  bool written = false;  // an op writes its memory in place afterwards
 };
 
 class Inspection {

@@ -112,6 +112,26 @@ def test_values_are_those_before_a_later_write() -> None:
     assert exp.errors.sqnr == math.inf
 
 
+class Fills(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.zeros_like(x)
+        mask[:1] = 3.0
+        return torch.exp(self.linear(x)) * mask.view(-1, 2)
+
+
+def test_a_slice_that_is_written_stays_one_of_the_quantized_model() -> None:
+    """A copy of the slice in its place would leave the mask at zero."""
+    script = scripted(Fills())
+    int8 = quantized_of(script, [sample(2, 2)])
+    result = compare_ops(script, int8, [sample(2, 2)])
+    found = {each.op: each.errors.sqnr for each in result.ops if not each.int8}
+    assert found["aten::slice"] == found["aten::view"] == math.inf
+
+
 class Masked(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -47,6 +47,7 @@ class _Place:
     quantized_taps: list[Any] = field(default_factory=list)
     problem: str = ""
     ran: bool = False
+    is_written: bool = False  # in place, after it is there
 
 
 def batches_of(data: Iterable[Any], function: str) -> Iterator[Any]:
@@ -140,8 +141,8 @@ class Runs:
                 tap.instead = []
 
     def _give(self, place: _Place) -> None:
-        if place.value.kind != "op":
-            return  # it rounds what the float model gave
+        if place.value.kind != "op" or place.is_written:
+            return  # it rounds what the float model gave; a copy would miss what is written
         values = place.float_tap.values
         if len(place.quantized_taps) == 1:
             place.quantized_taps[0].instead = values
@@ -173,6 +174,7 @@ class Runs:
                     add(_rounding_of(site), "quantize", tap, [each.tap])
                 elif each.tap == taps[each.record][0]:
                     add(site, "op", tap, taps[each.record])
+                    places[-1].is_written = each.written
         return places
 
     def _place(

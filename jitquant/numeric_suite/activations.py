@@ -56,7 +56,8 @@ def compare_ops(
     """Run each op of the quantized model on the float model's values, and compare its value.
 
     The values are quantized with the qparams that the int8 op's input has, so what is left is the
-    error of this one op with its weight, its input's rounding and its output's.
+    error of this one op with its weight, its input's rounding and its output's. Where an op writes
+    a value in place, its readers get the quantized model's own.
 
     Arguments and errors are those of `compare_outputs`.
     """
