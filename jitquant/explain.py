@@ -26,9 +26,11 @@ class Explanation:
 
     Attributes:
         decisions: one for each op that computes tensors, before BatchNorm and padding are folded.
+        idle: the rules that decide on no op, since stronger ones do wherever they match.
     """
 
     decisions: tuple[Decision, ...]
+    idle: tuple[str, ...] = ()
 
     @property
     def qconfigs(self) -> tuple[QConfig, ...]:
@@ -44,7 +46,8 @@ class Explanation:
             f"{number}: activation {qconfig.activation!r}, weight {qconfig.weight!r}"
             for qconfig, number in numbers.items()
         ]
-        return "\n".join([table(headers, rows), "", *legend])
+        idle = [f"decides on no op: {rule}" for rule in self.idle]
+        return "\n".join([table(headers, rows), "", *legend, *idle])
 
 
 def _row(decision: Decision, numbers: dict[QConfig, str]) -> Sequence[str]:
@@ -59,4 +62,7 @@ def explain(mapping: "QConfigMapping", model: torch.jit.ScriptModule) -> Explana
     checked = _checks.check_script_module(model, "explain")
     _checks.check_float_model(checked, "explain")
     preparation = _C.Preparation(checked._c, _checks.method_names(checked), None)
-    return Explanation(tuple(decide(checked, mapping, preparation)))
+    decisions = tuple(decide(checked, mapping, preparation))
+    deciding = {decision.rule for decision in decisions}
+    idle = tuple(str(rule) for rule in mapping.rules if str(rule) not in deciding)
+    return Explanation(decisions, idle)

@@ -679,3 +679,13 @@ def test_explain_takes_what_prepare_takes() -> None:
     prepared = jitquant.prepare_jit(scripted(Net()), GLOBAL)
     with pytest.raises(JitQuantValueError, match=r"^explain: the model is already prepared"):
         GLOBAL.explain(prepared)
+
+
+def test_explain_names_rules_that_stronger_ones_leave_nothing_to() -> None:
+    mapping = GLOBAL.set_module_name_regex(".*", None).set_module_name_regex("head", None)
+    explanation = mapping.explain(scripted(Net()))
+    assert explanation.idle == ("global", "module_name_regex 'head'")
+    assert str(explanation).endswith(
+        "decides on no op: global\ndecides on no op: module_name_regex 'head'"
+    )
+    assert GLOBAL.explain(scripted(Net())).idle == ()
