@@ -17,14 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @cache
-def run(script: str) -> subprocess.CompletedProcess[str]:
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a script as a user does, from another folder than the project's."""
-    command = [sys.executable, str(ROOT / script)]
+    command = [sys.executable, str(ROOT / script), *arguments]
     return subprocess.run(command, cwd=ROOT.parent, capture_output=True, text=True, timeout=600)
 
 
-def lines_of(script: str) -> list[str]:
-    done = run(script)
+def lines_of(script: str, *arguments: str) -> list[str]:
+    done = run(script, *arguments)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout.splitlines()
 
@@ -164,3 +164,12 @@ def test_supported_ops_page_is_up_to_date() -> None:
         "tutorials/supported_ops.md is not what the op table says. Update it with:\n"
         "    python tutorials/generate_supported_ops.py"
     )
+
+
+def test_mending_the_worst_layers_helps(tmp_path: Path) -> None:
+    lines = lines_of("tutorials/find_what_hurts.py", str(tmp_path))
+    names = ("one scale per weight", "and the 5 worst per channel", "all per channel (the default)")
+    before, mended, default = (float(row(lines, name)[1]) for name in names)
+    assert before + 2 < mended < default - 2
+    page = (tmp_path / "before.html").read_text(encoding="utf-8")
+    assert "_blocks.7._depthwise_conv" in page and "src=" not in page and "<link" not in page
