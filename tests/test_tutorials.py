@@ -37,6 +37,7 @@ def row(lines: list[str], name: str) -> list[str]:
 
 DEMO = "tutorials/efficientnet_lite0_demo.py"
 CONFIGURATION = "tutorials/choose_what_is_quantized.py"
+TRANSFORMER = "tutorials/dynamic_transformer.py"
 TUTORIAL = "tutorials/resnet18_static_quantization.py"
 
 
@@ -153,7 +154,27 @@ def test_configurations_differ_as_the_tutorial_says() -> None:
         assert int(top1.split("/")[0]) >= 16 and int(top5.split("/")[0]) >= 18
 
 
-@pytest.mark.parametrize("script", [DEMO, TUTORIAL, CONFIGURATION])
+def test_transformer_tutorial_shows_every_step() -> None:
+    lines = lines_of(TRANSFORMER)
+    steps = [line for line in lines if line.startswith("=== ")]
+    assert [line.split()[1] for line in steps] == [f"{number}." for number in range(1, 7)]
+    assert "float.pt: 117.5 MB, 21 linear layers" in lines
+    assert row(lines, "tables")[1] == "91.3%"
+    assert len([line for line in lines if line.startswith("Self CPU time total:")]) == 2
+    assert [line for line in lines if line.strip().startswith("quantized::linear_dynamic")]
+
+
+def test_transformer_tutorial_compares_answers_and_sizes() -> None:
+    """The table stays float, and is 107.2 MB of the file."""
+    lines = [line for line in lines_of(TRANSFORMER) if "/" in line]
+    size, *exact = row(lines, "float")
+    assert exact == ["300/300", "inf"]
+    each, same, sqnr = row(lines, "int8")
+    assert float(each) - 107.2 < 0.35 * (float(size) - 107.2)
+    assert int(same.split("/")[0]) >= 297 and float(sqnr) > 27.5
+
+
+@pytest.mark.parametrize("script", [DEMO, TUTORIAL, CONFIGURATION, TRANSFORMER])
 def test_no_warning_reaches_the_reader(script: str) -> None:
     assert run(script).stderr == ""
 
