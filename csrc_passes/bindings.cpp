@@ -227,6 +227,25 @@ PYBIND11_MODULE(_C, m) {
         py::arg("records"));
   m.def("inspect_converted", &Inspection::ofConverted, py::arg("converted"), py::arg("methods"),
         py::arg("records"));
+  m.def(
+      "equalize",
+      [](const jit::Module& model, const std::vector<std::string>& methods, bool unbound,
+         const Trace& trace) {
+        const EqualizedModel equalized =
+            withPythonWarnings([&] { return equalizeModel(model, methods, unbound, trace); });
+        return std::make_tuple(equalized.module, equalized.pairs, equalized.bounded);
+      },
+      py::arg("model"), py::arg("methods"), py::arg("unbound"), py::arg("trace"));
+  m.def(
+      "watch_means",
+      [](const jit::Module& prepared, const std::vector<std::string>& methods,
+         const std::vector<OpRecord>& records, const jit::Module& recorder) {
+        const WatchedMeans watched = watchMeansOf(prepared, methods, records, recorder);
+        return std::make_pair(watched.module, watched.recorders);
+      },
+      py::arg("prepared"), py::arg("methods"), py::arg("records"), py::arg("recorder"));
+  m.def("correct_bias", &withCorrectedBias, py::arg("prepared"), py::arg("methods"),
+        py::arg("records"), py::arg("means"), py::arg("trace"));
   m.def("fuse_conv_bn", &fuseConvBn, py::arg("model"), py::arg("methods"), py::arg("trace"));
 }
 

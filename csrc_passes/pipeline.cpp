@@ -8,10 +8,13 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "drop_observers.h"
 #include "error.h"
 #include "ir_util.h"
+#include "passes/accuracy.h"
 #include "passes/passes.h"
 #include "plan.h"
+#include "qparams.h"
 #include "targets/target.h"
 
 namespace jitquant {
@@ -291,6 +294,64 @@ Result fuseConvBn(const jit::Module& model, const std::vector<std::string>& meth
   toNormalForm(pipeline, model, methods);
   pipeline.run("fold_conv_bn", {"simplify", "canonicalize_linear"}, foldConvBn);
   return finish(pipeline, /*strip=*/false);
+}
+
+EqualizedModel equalizeModel(const jit::Module& model, const std::vector<std::string>& methods,
+                             bool unbound, const Trace& trace) {
+  const at::NoGradGuard no_grad;
+  Pipeline pipeline(trace);
+  toNormalForm(pipeline, model, methods);
+  pipeline.run("fold_conv_bn", {"simplify", "canonicalize_linear"}, foldConvBn);
+  Equalized count;
+  pipeline.run("equalize", {"fold_conv_bn"},
+               [&](Program& program) { count = equalize(program, unbound); });
+  return {finish(pipeline, /*strip=*/false).module, count.pairs, count.bounded};
+}
+
+namespace {
+
+void readPrepared(Pipeline& pipeline, const jit::Module& prepared,
+                  const std::vector<std::string>& methods, std::vector<OpRecord> records) {
+  pipeline.run("flatten", {}, [&](Program& program) {
+    program = flatten(prepared, methods);
+    program.target = &quantizedTarget();
+    program.records = std::move(records);
+    attachRecords(program);
+    readQConfigs(program);
+  });
+}
+
+jit::Module writePrepared(Pipeline& pipeline) {
+  for (Method& method : pipeline.program.methods) stripMarks(*method.graph);
+  pipeline.check();
+  return pipeline.program.module;
+}
+
+}  // namespace
+
+WatchedMeans watchMeansOf(const jit::Module& prepared, const std::vector<std::string>& methods,
+                          std::vector<OpRecord> records, const jit::Module& recorder) {
+  const at::NoGradGuard no_grad;
+  Pipeline pipeline(nullptr);
+  readPrepared(pipeline, prepared, methods, std::move(records));
+  WatchedMeans watched;
+  pipeline.run("watch_means", {"flatten"}, [&](Program& program) {
+    dropArgumentRecorder(program);
+    dropObservers(program);
+    watched.recorders = watchMeans(program, recorder);
+  });
+  watched.module = writePrepared(pipeline);
+  return watched;
+}
+
+jit::Module withCorrectedBias(const jit::Module& prepared, const std::vector<std::string>& methods,
+                              std::vector<OpRecord> records, const std::vector<at::Tensor>& means,
+                              const Trace& trace) {
+  const at::NoGradGuard no_grad;
+  Pipeline pipeline(trace);
+  readPrepared(pipeline, prepared, methods, std::move(records));
+  pipeline.run("correct_bias", {"flatten"}, [&](Program& program) { correctBias(program, means); });
+  return writePrepared(pipeline);
 }
 
 }  // namespace jitquant

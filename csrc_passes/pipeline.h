@@ -68,6 +68,28 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
                std::vector<OpRecord> records, Form form, const std::vector<std::string>& preserved,
                const Trace& trace);
 
+struct EqualizedModel {
+  jit::Module module;
+  int64_t pairs;
+  int64_t bounded;
+};
+
+EqualizedModel equalizeModel(const jit::Module& model, const std::vector<std::string>& methods,
+                             bool unbound, const Trace& trace);
+
+struct WatchedMeans {
+  jit::Module module;
+  std::vector<std::vector<std::string>> recorders;  // for each weight, those of its layers
+};
+
+// A prepared model with a recorder at the input of each layer whose bias can be corrected.
+WatchedMeans watchMeansOf(const jit::Module& prepared, const std::vector<std::string>& methods,
+                          std::vector<OpRecord> records, const jit::Module& recorder);
+// `means`: of each of these weights, see correctBias.
+jit::Module withCorrectedBias(const jit::Module& prepared, const std::vector<std::string>& methods,
+                              std::vector<OpRecord> records, const std::vector<at::Tensor>& means,
+                              const Trace& trace);
+
 Result fuseConvBn(const jit::Module& model, const std::vector<std::string>& methods,
                   const Trace& trace);
 

@@ -131,13 +131,30 @@ QuantizePair insertQuantizePair(Value* value, const QParams& qparams, Node* befo
   return {quantize, dequantize};
 }
 
-void insertWeightPair(Node* layer, const Program& program) {
+void readQConfigs(Program& program) {
+  const jit::Module& module = program.module;
+  while (true) {
+    const std::string index = std::to_string(program.qconfigs.size());
+    if (!module.hasattr(kWeightPrefix + index)) return;
+    const jit::Module weight = module.attr(kWeightPrefix + index).toModule();
+    const bool is_dynamic = module.hasattr(kDynamicPrefix + index);
+    program.qconfigs.push_back(
+        is_dynamic ? ObserverPair::of(module.attr(kDynamicPrefix + index).toModule(), weight)
+                   : ObserverPair{jit::Module(), weight});
+  }
+}
+
+QParams weightQParams(const Node* layer, const Program& program) {
   const at::Tensor weight = *constantTensor(layer->input(1), program.module);
   const OpRecord& record = program.records[*mark(layer, kOpMark)];
   jit::Module observer = program.qconfigs[record.qconfig].weight.deepcopy();
   observer.forward({weight.detach()});
-  const QParams qparams = program.target->safeWeightQParams(weight, readQParams(observer));
-  const QuantizePair pair = insertQuantizePair(layer->input(1), qparams, layer);
+  return program.target->safeWeightQParams(weight, readQParams(observer));
+}
+
+void insertWeightPair(Node* layer, const Program& program) {
+  const QuantizePair pair =
+      insertQuantizePair(layer->input(1), weightQParams(layer, program), layer);
   layer->replaceInput(1, pair.dequantize->output());
 }
 

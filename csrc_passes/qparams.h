@@ -14,7 +14,13 @@ struct QuantizePair {
 };
 QuantizePair insertQuantizePair(jit::Value* value, const QParams& qparams, jit::Node* before);
 
-// The same for the weight of a layer, with qparams by the observer of the layer's qconfig.
+// Reads the templates that hang on a prepared model into Program::qconfigs.
+void readQConfigs(Program& program);
+
+// The qparams with which the weight of a layer is packed.
+QParams weightQParams(const jit::Node* layer, const Program& program);
+
+// A quantize pair for the weight of a layer, with qparams by the observer of the layer's qconfig.
 void insertWeightPair(jit::Node* layer, const Program& program);
 
 // The qparams of a per-tensor quantized value, where they are constants of the graph.

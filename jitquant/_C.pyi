@@ -164,6 +164,25 @@ def inspect_prepared(
 def inspect_converted(
     converted: torch._C.ScriptModule, methods: list[str], records: list[OpRecord]
 ) -> Inspection: ...
+def equalize(
+    model: torch._C.ScriptModule,
+    methods: list[str],
+    unbound: bool,
+    trace: Callable[[str, str, str], None] | None,
+) -> tuple[torch._C.ScriptModule, int, int]: ...
+def watch_means(
+    prepared: torch._C.ScriptModule,
+    methods: list[str],
+    records: list[OpRecord],
+    recorder: torch._C.ScriptModule,
+) -> tuple[torch._C.ScriptModule, list[list[str]]]: ...
+def correct_bias(
+    prepared: torch._C.ScriptModule,
+    methods: list[str],
+    records: list[OpRecord],
+    means: list[torch.Tensor],
+    trace: Callable[[str, str, str], None] | None,
+) -> torch._C.ScriptModule: ...
 def fuse_conv_bn(
     model: torch._C.ScriptModule,
     methods: list[str],

@@ -7,6 +7,7 @@ _version_check.check()
 from jitquant._version import __version__  # noqa: E402
 from jitquant.auto_mapping import AutoMapping, auto_mapping  # noqa: E402
 from jitquant.backend import Backend, get_backend  # noqa: E402
+from jitquant.bias_correction import correct_bias  # noqa: E402
 from jitquant.calibration import (  # noqa: E402
     Calibration,
     calibrate,
@@ -14,6 +15,7 @@ from jitquant.calibration import (  # noqa: E402
     merge_calibration,
 )
 from jitquant.coverage import Coverage, OpCoverage, coverage  # noqa: E402
+from jitquant.equalize import equalize_jit  # noqa: E402
 from jitquant.errors import (  # noqa: E402
     DroppedWarning,
     FloatWarning,
@@ -71,9 +73,11 @@ __all__ = [
     "check",
     "convert_dynamic_jit",
     "convert_jit",
+    "correct_bias",
     "coverage",
     "default_dynamic_qconfig",
     "default_qconfig",
+    "equalize_jit",
     "float16_dynamic_qconfig",
     "fuse_conv_bn_jit",
     "get_backend",

@@ -43,6 +43,7 @@ class State:
     engine: str
     cpu: str  # features of the CPU that convert_jit verified on, "" for a prepared model
     activation_bits: tuple[int, ...]  # of all qconfigs in use, ascending
+    bias_corrected: bool = False  # by correct_bias, of a prepared model
     format: int = field(default=FORMAT)
 
     def records(self, left_float: Collection[int] = ()) -> list[_C.OpRecord]:

@@ -35,9 +35,10 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "prepare_jit": lambda model: jitquant.prepare_jit(model, QCONFIG),
     "convert_jit": jitquant.convert_jit,
     "fuse_conv_bn_jit": jitquant.fuse_conv_bn_jit,
+    "equalize_jit": jitquant.equalize_jit,
     "coverage": jitquant.coverage,
 }
-FROM_FLOAT = ("quantize_jit", "prepare_jit", "fuse_conv_bn_jit")
+FROM_FLOAT = ("quantize_jit", "prepare_jit", "fuse_conv_bn_jit", "equalize_jit")
 
 
 @contextmanager

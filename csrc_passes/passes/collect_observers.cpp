@@ -135,16 +135,7 @@ void collectObservers(Program& program) {
     }
     jit::EliminateDeadCode(method.graph);
   }
-  while (true) {
-    const std::string index = std::to_string(program.qconfigs.size());
-    if (!program.module.hasattr(kWeightPrefix + index)) break;
-    const jit::Module weight = program.module.attr(kWeightPrefix + index).toModule();
-    const bool is_dynamic = program.module.hasattr(kDynamicPrefix + index);
-    program.qconfigs.push_back(
-        is_dynamic
-            ? ObserverPair::of(program.module.attr(kDynamicPrefix + index).toModule(), weight)
-            : ObserverPair{jit::Module(), weight});
-  }
+  readQConfigs(program);
   removeAttributes(program.module);
 }
 

@@ -21,11 +21,11 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
-#include <map>
-
 #include "ir_util.h"
+#include "next_layer.h"
 #include "op_table.h"
 #include "passes/passes.h"
+#include "weight_uses.h"
 
 namespace jitquant {
 
@@ -34,31 +34,6 @@ using jit::Node;
 using jit::Value;
 
 namespace {
-
-// The attribute or constant that holds a weight: one identity, however many paths lead to it.
-using Identity = std::pair<const void*, std::string>;
-
-// Who reads each weight and bias; looked up only.
-using Readers = std::map<Identity, std::vector<jit::Use>>;
-
-struct WeightUses {
-  Identity weight;
-  std::vector<Node*> convs;
-  std::vector<jit::Graph*> graphs;
-};
-
-Identity identityOf(const Value* value, const jit::Module& module) {
-  if (const auto path = attributePath(value)) {
-    const auto [owner, name] = ownerOf(module, *path);
-    return {owner._ivalue().get(), name};
-  }
-  return {value, ""};
-}
-
-bool readsOnlyShape(const Node* node) {
-  const OpRow* row = findRow(node);
-  return row != nullptr && row->role == Role::kMetadata;
-}
 
 // The BatchNorm that alone consumes the convolution's values, or null.
 Node* onlyBatchNorm(const Node* conv) {
@@ -132,32 +107,6 @@ std::pair<Tensor, Tensor> fold(const Tensor& weight, const std::optional<Tensor>
   return {folded_weight.to(weight.scalar_type()), folded_bias.to(weight.scalar_type())};
 }
 
-// Where the folded bias goes: beside the weight, in `bias` if that is free or this conv's own.
-std::string biasPath(const Node* conv, const std::string& weight_path, const jit::Module& module) {
-  if (const auto path = attributePath(conv->input(2))) return *path;
-  const size_t dot = weight_path.rfind('.');
-  const std::string prefix = dot == std::string::npos ? "" : weight_path.substr(0, dot + 1);
-  const std::string name = weight_path.substr(prefix.size());
-  const auto owner = ownerOf(module, weight_path).first;
-  const std::string wish = name == "weight" ? "bias" : name + "_bias";
-  if (owner.hasattr(wish) && owner.attr(wish).isNone()) return prefix + wish;
-  return prefix + freeAttributeName(owner, wish);
-}
-
-// Whether anything but these convolutions reads the weight or bias of the first.
-bool hasOtherReaders(const WeightUses& uses, const Readers& readers, const jit::Module& module) {
-  for (const size_t input : {1, 2}) {
-    const Value* value = uses.convs[0]->input(input);
-    if (isNone(value)) continue;
-    for (const jit::Use& use : readers.at(identityOf(value, module))) {
-      const bool own =
-          std::find(uses.convs.begin(), uses.convs.end(), use.user) != uses.convs.end();
-      if (!own || use.offset != input) return true;
-    }
-  }
-  return false;
-}
-
 // Raises before `conv` where the input's rank is not the one for which BatchNorm was folded.
 void insertRankCheck(Node* conv, int64_t rank) {
   jit::Graph& graph = *conv->owningGraph();
@@ -178,11 +127,11 @@ void insertRankCheck(Node* conv, int64_t rank) {
   branch->addBlock();
 }
 
-void foldUses(const WeightUses& uses, const Readers& readers, const jit::Module& module) {
-  Node* first_conv = uses.convs[0];
+void foldUses(const WeightUses& uses, const WeightReaders& readers, const jit::Module& module) {
+  Node* first_conv = uses.layers[0];
   Node* first_bn = onlyBatchNorm(first_conv);
   if (first_bn == nullptr) return;
-  for (const Node* conv : uses.convs) {
+  for (const Node* conv : uses.layers) {
     const Node* bn = onlyBatchNorm(conv);
     if (bn != nullptr && (isLeftFloat(conv) || isLeftFloat(bn))) return;
     if (bn == nullptr || !sameBatchNorm(bn, first_bn, module)) return;
@@ -196,9 +145,9 @@ void foldUses(const WeightUses& uses, const Readers& readers, const jit::Module&
   const auto bias = constantTensor(first_conv->input(2), module);
   const auto bn = readBatchNorm(first_bn, module);
   if (!weight || !bn || (!bias && !isNone(first_conv->input(2)))) return;
-  if (hasOtherReaders(uses, readers, module)) return;
+  if (readers.hasOthers(uses)) return;
   const int64_t groups = transposedGroups(first_conv);
-  for (const Node* conv : uses.convs) {
+  for (const Node* conv : uses.layers) {
     if (conv->kind() != first_conv->kind() || transposedGroups(conv) != groups) return;
   }
   if (groups < 0 || weight->dim() < 2) return;
@@ -206,19 +155,10 @@ void foldUses(const WeightUses& uses, const Readers& readers, const jit::Module&
   if (bn->mean.numel() != channels) return;  // it normalizes another dimension
   const auto [folded_weight, folded_bias] = fold(*weight, bias, *bn, groups);
 
-  const auto attribute = attributePath(first_conv->input(1));
-  const std::string weight_path = attribute ? *attribute : freeAttributeName(module, "weight");
-  const std::string bias_path = biasPath(first_conv, weight_path, module);
-  setTensorAttribute(module, weight_path, folded_weight);
-  setTensorAttribute(module, bias_path, folded_bias);
-  for (size_t i = 0; i < uses.convs.size(); ++i) {
-    Node* conv = uses.convs[i];
-    Node* bn_node = onlyBatchNorm(conv);
-    if (!attribute) {
-      conv->replaceInput(1, insertAttributeRead(*uses.graphs[i], weight_path, module, conv));
-    }
-    conv->replaceInput(2, insertAttributeRead(*uses.graphs[i], bias_path, module, conv));
-    replaceAndDestroy(bn_node, conv->output());
+  setSharedInput(uses, 1, folded_weight, module);
+  setSharedInput(uses, 2, folded_bias, module);
+  for (Node* conv : uses.layers) {
+    replaceAndDestroy(onlyBatchNorm(conv), conv->output());
     if (weight->dim() <= 3) insertRankCheck(conv, weight->dim());
   }
 }
@@ -226,25 +166,8 @@ void foldUses(const WeightUses& uses, const Readers& readers, const jit::Module&
 }  // namespace
 
 void foldConvBn(Program& program) {
-  std::vector<WeightUses> groups;
-  Readers readers;
-  std::map<Identity, size_t> group_of;  // looked up only
-  for (Method& method : program.methods) {
-    for (Node* node : allNodes(*method.graph)) {
-      if (node->kind() == c10::prim::GetAttr || node->kind() == c10::prim::Constant) {
-        const auto& uses = node->output()->uses();
-        auto& all = readers[identityOf(node->output(), program.module)];
-        all.insert(all.end(), uses.begin(), uses.end());
-      }
-      if (!isLayer(node)) continue;
-      const Identity weight = identityOf(node->input(1), program.module);
-      const auto [found, is_new] = group_of.emplace(weight, groups.size());
-      if (is_new) groups.push_back({weight, {}, {}});
-      groups[found->second].convs.push_back(node);
-      groups[found->second].graphs.push_back(method.graph.get());
-    }
-  }
-  for (const WeightUses& uses : groups) foldUses(uses, readers, program.module);
+  const WeightReaders readers(program);
+  for (const WeightUses& uses : readers.weights()) foldUses(uses, readers, program.module);
   for (Method& method : program.methods) jit::EliminateDeadCode(method.graph);
 }
 

@@ -21,6 +21,7 @@
 #include <map>
 
 #include "ir_util.h"
+#include "next_layer.h"
 #include "op_table.h"
 #include "passes/passes.h"
 
@@ -37,14 +38,6 @@ using Ints = std::vector<int64_t>;
 struct Padding {
   Ints left, right;
 };
-
-bool padsWithZero(const Node* node) {
-  if (node->kind() == c10::aten::constant_pad_nd) return constantNumber(node->input(2)) == 0.0;
-  if (node->kind() != c10::aten::pad) return false;
-  const auto mode = jit::toIValue(node->input(2));
-  if (!mode || !mode->isString() || mode->toStringRef() != "constant") return false;
-  return isNone(node->input(3)) || constantNumber(node->input(3)) == 0.0;
-}
 
 Ints spread(const Ints& values, size_t rank) {
   return values.size() == rank ? values : Ints(rank, values.at(0));
