@@ -282,8 +282,8 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
     return finished();
   }
   pipeline.run("note_values", {"restore_layout"}, noteValues);
-  pipeline.run("freeze", {"note_values"}, [&](Program& program) { freeze(program, preserved); });
-  pipeline.run("fold_prepack", {"freeze"}, foldPrepack);
+  pipeline.run("fold_prepack", {"note_values"}, foldPrepack);
+  pipeline.run("freeze", {"fold_prepack"}, [&](Program& program) { freeze(program, preserved); });
   return finished();
 }
 

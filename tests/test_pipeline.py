@@ -74,8 +74,8 @@ CONVERT = [
     "fuse",
     "restore_layout",
     "note_values",
-    "freeze",
     "fold_prepack",
+    "freeze",
     "strip_origins",
 ]
 
@@ -122,8 +122,8 @@ NEEDS = {
     "fuse": ["verify"],
     "restore_layout": ["fuse"],
     "note_values": ["restore_layout"],
-    "freeze": ["note_values"],
-    "fold_prepack": ["freeze"],
+    "fold_prepack": ["note_values"],
+    "freeze": ["fold_prepack"],
 }
 
 

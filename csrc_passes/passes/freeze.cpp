@@ -5,15 +5,18 @@
 // After:
 //   %w = prim::Constant[value=<Tensor>](); %wq = aten::quantize_per_channel(%w, ...)
 //
-// Needs:  note_values. libtorch's freeze_module does the work.
-// Leaves: attributes that a method sets, and those in `preserved`. The marks of note_values: they
-//         would keep libtorch from seeing that two ops are equal, so they travel in scopes.
+// Needs:  note_values and fold_prepack. libtorch's freeze_module does the work.
+// Leaves: attributes that a method sets, and those in `preserved`; what is quantized or packed of
+//         these becomes an attribute. Quantizing of what the graph computes. The marks of
+//         note_values: they would keep libtorch from seeing that two ops are equal, so they travel
+//         in scopes.
 
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/passes/freeze_module.h>
 
 #include <map>
 
+#include "constant_folder.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 
@@ -81,6 +84,11 @@ void freeze(Program& program, const std::vector<std::string>& preserved) {
     method.plan = nullptr;
   }
   ownState(program);  // the graphs are new, and their reads unmarked
+  for (Method& method : program.methods) {
+    ConstantFolder folder(program, method);
+    folder.foldPrepacks();
+    folder.foldQuantizes();
+  }
 }
 
 }  // namespace jitquant

@@ -40,12 +40,14 @@ def test_packed_params_are_attributes_named_by_module() -> None:
         before="""
             graph(self, %x : Tensor):
               %0 : Tensor = aten::quantize_per_tensor(%x, 0.0625, 128, 13)
-              %1 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(tensor({0.5}), tensor({0.5}))
-              %2 : Tensor = quantized::linear(%0, %1, 0.0625, 128)
-              %3 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(tensor({0.25}), tensor({0.25}))
-              %4 : Tensor = quantized::linear(%2, %3, 0.0625, 128)
-              %5 : Tensor = aten::dequantize(%4)
-              return (%5)
+              %1 : Tensor = aten::quantize_per_tensor(self.body.0.weight, 0.03125, 0, 12)
+              %2 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(%1, self.body.0.bias)
+              %3 : Tensor = quantized::linear(%0, %2, 0.0625, 128)
+              %4 : Tensor = aten::quantize_per_tensor(self.head.weight, 0.03125, 0, 12)
+              %5 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(%4, self.head.bias)
+              %6 : Tensor = quantized::linear(%3, %5, 0.0625, 128)
+              %7 : Tensor = aten::dequantize(%6)
+              return (%7)
         """,
         after="""
             graph(self, %x : Tensor):
@@ -132,13 +134,14 @@ def test_nothing_is_packed_in_a_branch_when_the_model_runs() -> None:
                   %6 : Tensor = aten::dequantize(%5)
                   -> (%6)
                 block1():
-                  %7 : Tensor = quantized::add(%0, tensor({1}), 0.0625, 128)
-                  %8 : Tensor = quantized::linear(%7, self.head_packed_params, 0.0625, 128)
-                  %9 : Tensor = quantized::mul_scalar(%8, -1.0)
-                  %10 : Tensor = aten::dequantize(%9)
-                  -> (%10)
-              %11 : Tensor = aten::contiguous(%4, 0)
-              return (%11)
+                  %7 : Tensor = aten::quantize_per_tensor(tensor({1}), 1.0, 0, 13)
+                  %8 : Tensor = quantized::add(%0, %7, 0.0625, 128)
+                  %9 : Tensor = quantized::linear(%8, self.head_packed_params, 0.0625, 128)
+                  %10 : Tensor = quantized::mul_scalar(%9, -1.0)
+                  %11 : Tensor = aten::dequantize(%10)
+                  -> (%11)
+              %12 : Tensor = aten::contiguous(%4, 0)
+              return (%12)
         """,
     )
     for x in (torch.ones(1, 1), -torch.ones(1, 1)):

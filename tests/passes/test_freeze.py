@@ -63,6 +63,42 @@ def test_preserved_attributes_stay() -> None:
     assert not hasattr(change.model, "factor")
 
 
+def test_what_is_quantized_of_a_preserved_attribute_is_an_attribute() -> None:
+    model = scripted(Scales())
+    model.factor.data.fill_(0.5)
+    change = before_and_after("freeze", model, sample(2), preserved=["factor"])
+    assert_text(
+        change.after,
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::exp(%x)
+              %1 : Tensor = aten::quantize_per_tensor(%0, 0.0625, 128, 13)
+              %2 : Tensor = quantized::mul(%1, self.quantized, 0.0625, 128)
+              %3 : Tensor = aten::dequantize(%2)
+              return (%3)
+        """,
+    )
+    assert change.model.factor.item() == 0.5
+
+
+def test_the_result_shares_no_weights_with_the_original() -> None:
+    class Layers(Scales):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.linear(x) + torch.cumsum(self.unused, 0).sum()
+            return y
+
+    model = scripted(Layers())
+    converted = before_and_after("freeze", model, sample(1, 2)).model
+    expected = converted(sample(1, 2))
+    for parameter in model.parameters():
+        parameter.data.add_(1)
+    assert torch.equal(converted(sample(1, 2)), expected)
+
+
 class Counts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
