@@ -115,6 +115,7 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("sums_in_16_bits", &Engine::sums_in_16_bits)
       .def_readonly("weight_zero_points", &Engine::weight_zero_points)
       .def_readonly("float16_weights", &Engine::float16_weights)
+      .def_readonly("fuses_layers", &Engine::fuses_layers)
       .def("problem_of", &Engine::problemOf, py::arg("row"));
 
   py::class_<FloatOp>(m, "FloatOp")

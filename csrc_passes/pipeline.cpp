@@ -275,7 +275,9 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   pipeline.run("lower_dynamic", {"insert_dynamic_qdq", "verify"}, lowerDynamic);
   pipeline.run("verify_dynamic", {"lower_dynamic"}, verifyDynamic);
   pipeline.run("fuse", {"verify"}, fuse);
-  pipeline.run("restore_layout", {"fuse"}, restoreLayout);
+  pipeline.run("fuse_sum", {"fuse"}, fuseSum);
+  pipeline.run("fuse_activation", {"fuse"}, fuseActivation);
+  pipeline.run("restore_layout", {"fuse", "fuse_sum"}, restoreLayout);
   if (form == Form::kReference) {
     pipeline.run("use_references", {"restore_layout"}, useReferences);
     pipeline.run("note_values", {"use_references"}, noteValues);

@@ -57,6 +57,8 @@ class Backend:
             on every CPU, sum pairs of products in saturating 16 bits. convert_jit then enlarges
             weight scales where 8-bit activations could overflow.
         float16_weights: whether it has linear layers with weights of float16.
+        fuses_layers: whether it has layers that take along the sum or activation behind them.
+            Models with such ops run only while this engine is set.
         ops: every op that can be int8.
     """
 
@@ -69,6 +71,7 @@ class Backend:
     activation_bits: tuple[int, ...]
     sums_in_16_bits: bool
     float16_weights: bool
+    fuses_layers: bool
     ops: tuple[OpAbility, ...]
 
     def capabilities(self) -> "Capabilities":
@@ -152,6 +155,7 @@ class Capabilities:
             ("weight schemes", ", ".join(of.weight_schemes)),
             ("weight scales", overflow),
             ("weights of float16", _yes(of.float16_weights)),
+            ("layers with the op behind", _yes(of.fuses_layers)),
         ]
         rows = [
             (op.op, op.int8_op, op.fused_relu, _yes(op.per_channel), _fixed(op), op.reason)
@@ -206,6 +210,7 @@ def _backend(engine: _C.Engine) -> Backend:
         activation_bits=(7, 8),
         sums_in_16_bits=engine.sums_in_16_bits,
         float16_weights=engine.float16_weights,
+        fuses_layers=engine.fuses_layers,
         ops=(*ops, *transposed),
     )
 

@@ -185,6 +185,7 @@ def test_capabilities_are_a_table() -> None:
     onednn = str(jitquant.get_backend("onednn").capabilities())
     assert "enlarged where 16-bit sums could overflow" in onednn
     assert re.search(r"^weight schemes +symmetric$", onednn, re.MULTILINE)
+    assert re.search(r"^layers with the op behind +yes$", onednn, re.MULTILINE)
 
 
 def test_backends_know_every_op_of_the_table() -> None:

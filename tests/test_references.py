@@ -183,6 +183,61 @@ def test_linear(relu: bool) -> None:
     compare(exact=True)
 
 
+# --- layers with the op behind them ---
+
+
+@pytest.fixture
+def fuses_layers(engine: str) -> None:
+    if engine != "onednn":
+        pytest.skip("only onednn has such layers")
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.usefixtures("fuses_layers")
+def test_convolution_that_adds(relu: bool) -> None:
+    """The kernel writes to its accumulator, or to a copy where that is not channels-last."""
+
+    @each
+    def compare(r: Random) -> Comparison:
+        groups = r.choice((1, 1, 2, 8))
+        channels, outputs = groups * r.integer(1, 8), groups * r.integer(1, 40)
+        kernel, stride = r.choice((1, 3)), r.choice((1, 2))
+        x = r.tensor(2, channels, r.integer(4, 9), r.integer(4, 9))
+        weight = weight_of(r, outputs, channels // groups, kernel, kernel)
+        bias = bias_of(r, weight)
+        scale, zero_point = output_qparams(r, x, weight)
+        geometry = ([stride] * 2, [kernel // 2] * 2, [1] * 2, groups)
+        packed = q.conv2d_prepack(weight, bias, *geometry)
+        accumulator = r.tensor(*q.conv2d(x, packed, scale, zero_point).shape)
+        arguments = (x, accumulator, *parts(weight), bias, *geometry, scale, zero_point, relu)
+        actual = unit().conv2d_add(*arguments)
+        kernel_op = q.conv2d_add_relu if relu else q.conv2d_add
+        return actual, kernel_op(x, accumulator, packed, scale, zero_point)
+
+    compare(exact=True)
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu", "tanh"])
+@pytest.mark.usefixtures("fuses_layers")
+def test_linear_with_activation(activation: str) -> None:
+    @each
+    def compare(r: Random) -> Comparison:
+        x = r.tensor(r.integer(1, 20), r.integer(1, 200))
+        weight = weight_of(r, r.integer(1, 100), x.size(1))
+        bias = bias_of(r, weight)
+        scale, zero_point = output_qparams(r, x, weight)
+        if activation == "tanh":
+            scale, zero_point = 2 / 256, 128
+        further = (r.choice((0.01, 0.2, -0.3)),) if activation == "leaky_relu" else ()
+        op = f"linear_{activation}"
+        packed = q.linear_prepack(weight, bias)
+        expected = getattr(q, op)(x, packed, scale, zero_point, *further)
+        actual = getattr(unit(), op)(x, *parts(weight), bias, scale, zero_point, *further)
+        return actual, expected
+
+    compare(exact=activation != "tanh")
+
+
 # --- sums, products, concatenations ---
 
 

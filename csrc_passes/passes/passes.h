@@ -57,6 +57,8 @@ void verify(Program& program);
 void lowerDynamic(Program& program);
 void verifyDynamic(Program& program);
 void fuse(Program& program);
+void fuseSum(Program& program);
+void fuseActivation(Program& program);
 void restoreLayout(Program& program);
 void useReferences(Program& program);
 void noteValues(Program& program);

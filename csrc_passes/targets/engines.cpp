@@ -12,6 +12,7 @@ const std::vector<Engine>& engines() {
        .own_groups = 100,
        .weight_zero_points = true,
        .float16_weights = true,
+       .fuses_layers = false,
        .lacks = {}},
       {.name = "fbgemm",
        .id = at::QEngine::FBGEMM,
@@ -19,6 +20,7 @@ const std::vector<Engine>& engines() {
        .own_groups = 1,
        .weight_zero_points = true,
        .float16_weights = true,
+       .fuses_layers = false,
        .lacks = {}},
       {.name = "onednn",
        .id = at::QEngine::ONEDNN,
@@ -26,6 +28,7 @@ const std::vector<Engine>& engines() {
        .own_groups = -1,
        .weight_zero_points = false,
        .float16_weights = false,
+       .fuses_layers = true,
        .lacks = {}},
       {.name = "qnnpack",
        .id = at::QEngine::QNNPACK,
@@ -33,6 +36,7 @@ const std::vector<Engine>& engines() {
        .own_groups = -1,
        .weight_zero_points = true,
        .float16_weights = false,
+       .fuses_layers = false,
        .lacks = {{"aten::conv3d", "QNNPACK cannot save a three-dimensional convolution"}}},
   };
   return *table;

@@ -18,6 +18,8 @@ struct Engine {
   bool weight_zero_points;  // whether a weight may have another zero point than 0
 
   bool float16_weights;  // whether it has linear layers with such weights
+  // Whether it has layers that take along the op behind them. These run only while it is set.
+  bool fuses_layers;
 
   struct Lack {
     std::string row;  // OpRow::name

@@ -212,6 +212,10 @@ Target makeQuantizedTarget() {
         "quantized::linear_prepack_fp16",
         {1, 2},
         false}},
+      {{"quantized::conv2d", "quantized::add", "quantized::conv2d_add", true},
+       {"quantized::conv2d", "quantized::add_relu", "quantized::conv2d_add_relu", true},
+       {"quantized::linear", "quantized::leaky_relu", "quantized::linear_leaky_relu", false, {1}},
+       {"quantized::linear", "aten::tanh", "quantized::linear_tanh"}},
       safeWeightQParams,
   };
   // Every other op of the table takes quantized tensors as it is.
@@ -233,6 +237,17 @@ const Int8Row* Target::find(const std::string& row) const {
 const DynamicRow* Target::findDynamic(const std::string& row, Activations activations) const {
   for (const DynamicRow& candidate : dynamic_rows) {
     if (candidate.row == row && candidate.activations == activations) return &candidate;
+  }
+  return nullptr;
+}
+
+bool Target::fusesLayers() const { return currentEngine().fuses_layers; }
+
+const FusedRow* Target::findFused(const jit::Node* layer, const jit::Node* behind) const {
+  for (const FusedRow& row : fused_rows) {
+    if (row.layer == layer->kind().toQualString() && row.behind == behind->kind().toQualString()) {
+      return &row;
+    }
   }
   return nullptr;
 }

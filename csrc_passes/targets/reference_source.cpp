@@ -64,6 +64,46 @@ def requantize(sums: Tensor, x_scale: Tensor, weight_scale: Tensor, bias: Tensor
     return torch.round(real * inverse(scale) + zero_point)
 )";
 
+// Layers with the op behind them, which only this engine has. `sums` has the channels last.
+constexpr const char* kOnednnFused = R"(
+def real_sums(sums: Tensor, x: Tensor, weight_scale: Tensor, bias: Optional[Tensor]) -> Tensor:
+    real = sums.float() * inverse(inverse(single(x.q_scale()))) * weight_scale
+    if bias is not None:
+        real = real + bias.detach()
+    return real
+
+def as_steps(real: Tensor, scale: float, zero_point: int) -> Tensor:
+    return torch.round(real * inverse(single(scale)) + zero_point)
+
+def conv2d_add(x: Tensor, accumulator: Tensor, weight: Tensor, weight_scale: Tensor,
+               weight_zero_point: Tensor, bias: Optional[Tensor], stride: List[int],
+               padding: List[int], dilation: List[int], groups: int, scale: float,
+               zero_point: int, clamps: bool) -> Tensor:
+    sums = torch.conv2d(integers(x), centered(weight, weight_zero_point), None, stride, padding,
+                        dilation, groups).movedim(1, -1).contiguous()
+    real = real_sums(sums, x, weight_scale, bias)
+    accumulator_scale = inverse(inverse(single(accumulator.q_scale())))
+    total = fused_multiply_add(integers(accumulator).movedim(1, -1), accumulator_scale, real)
+    return quantized(as_steps(total, scale, zero_point), scale, zero_point, clamps).movedim(-1, 1)
+
+def real_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, weight_zero_point: Tensor,
+                bias: Optional[Tensor]) -> Tensor:
+    sums = torch.matmul(integers(x), centered(weight, weight_zero_point).t())
+    return real_sums(sums, x, weight_scale, bias)
+
+def linear_leaky_relu(x: Tensor, weight: Tensor, weight_scale: Tensor, weight_zero_point: Tensor,
+                      bias: Optional[Tensor], scale: float, zero_point: int,
+                      slope: float) -> Tensor:
+    real = real_linear(x, weight, weight_scale, weight_zero_point, bias)
+    real = torch.where(real > 0.0, real, real * single(slope))
+    return quantized(as_steps(real, scale, zero_point), scale, zero_point, False)
+
+def linear_tanh(x: Tensor, weight: Tensor, weight_scale: Tensor, weight_zero_point: Tensor,
+                bias: Optional[Tensor], scale: float, zero_point: int) -> Tensor:
+    real = torch.tanh(real_linear(x, weight, weight_scale, weight_zero_point, bias))
+    return quantized(as_steps(real, scale, zero_point), scale, zero_point, False)
+)";
+
 constexpr const char* kQnnpackRequantize = R"(
 def requantize(sums: Tensor, x_scale: Tensor, weight_scale: Tensor, bias: Tensor,
                scale: Tensor, zero_point: int) -> Tensor:
@@ -369,12 +409,13 @@ std::string sourceFor(Kernels kernels, const std::string& capability) {
   std::string source = kCommon;
   source += "def lanes() -> int:\n    return " + std::to_string(lanes) + "\n";
   const bool qnnpack = kernels == Kernels::kQnnpack;
-  for (const char* part : {kernels == Kernels::kFbgemm ? kFbgemmRequantize
-                           : qnnpack                   ? kQnnpackRequantize
-                                                       : kOnednnRequantize,
-                           kWeighted, kElementwise, qnnpack ? kQnnpackSum : kAtenSum, kAverages,
-                           qnnpack ? kQnnpackAverages : kAtenAverages, kActivations,
-                           qnnpack ? kQnnpackHardswish : kAtenHardswish}) {
+  for (const char* part :
+       {kernels == Kernels::kFbgemm ? kFbgemmRequantize
+        : qnnpack                   ? kQnnpackRequantize
+                                    : kOnednnRequantize,
+        kWeighted, kernels == Kernels::kOnednn ? kOnednnFused : "", kElementwise,
+        qnnpack ? kQnnpackSum : kAtenSum, kAverages, qnnpack ? kQnnpackAverages : kAtenAverages,
+        kActivations, qnnpack ? kQnnpackHardswish : kAtenHardswish}) {
     source += part;
   }
   return source;

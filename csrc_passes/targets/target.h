@@ -46,16 +46,29 @@ struct DynamicRow {
   bool takes_reduce_range;  // behind the packed weight
 };
 
+// A layer and the op that reads its result, as one op.
+struct FusedRow {
+  std::string layer;
+  std::string behind;
+  std::string op;
+  bool overwrites = false;        // it puts the result where the second operand of `behind` was
+  std::vector<size_t> args = {};  // inputs of `behind` that it takes last
+};
+
 struct Target {
   std::string name;
   std::vector<Int8Row> rows;
   std::vector<DynamicRow> dynamic_rows;
+  std::vector<FusedRow> fused_rows;
   // The weight's qparams, with scales enlarged where the target's kernels would overflow.
   QParams (*safeWeightQParams)(const at::Tensor& weight, const QParams& qparams);
 
   const Int8Row* find(const OpRow& row) const { return find(row.name); }
   const Int8Row* find(const std::string& row) const;
   const DynamicRow* findDynamic(const std::string& row, Activations activations) const;
+  // Whether the engine that is set has the fused rows.
+  bool fusesLayers() const;
+  const FusedRow* findFused(const jit::Node* layer, const jit::Node* behind) const;
   // Whether the op packs a weight.
   bool isPrepack(const jit::Node* node) const;
 };
