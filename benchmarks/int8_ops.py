@@ -112,6 +112,7 @@ def ops() -> Iterator[Op]:
     yield from pools_and_resizing()
     yield from comparisons()
     yield from products()
+    yield from rearranging()
     yield from other_float_math()
 
 
@@ -306,6 +307,28 @@ def products() -> Iterator[Op]:
         (((1, 12, 128, 64),) * 3,),
     )
     yield same("cosine_similarity", F.cosine_similarity, ((TOKENS[0], TOKENS[0]),))
+
+
+def rearranging() -> Iterator[Op]:
+    """Ops that copy values to other places; by how many channels they work on."""
+    by_channels = tuple(((1, channels, 28, 28),) for channels in (12, 32, 64, 256))
+    images = (*IMAGES, *by_channels)
+    yield same("pad (zeros)", lambda x: F.pad(x, (1, 1, 1, 1)), images)
+    yield same("pad (zeros, one side)", lambda x: F.pad(x, (0, 1, 0, 1)), images)
+    yield same("pad (channels)", lambda x: F.pad(x, (0, 0, 0, 0, 8, 8)), images)
+    yield same("pad (reflect)", lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), images)
+    yield same("pad (replicate)", lambda x: F.pad(x, (1, 1, 1, 1), mode="replicate"), images)
+    yield same("pad (reflect, 1d)", lambda x: F.pad(x, (3, 3), mode="reflect"), (SIGNAL,))
+    yield same("pad (zeros, 1d)", lambda x: F.pad(x, (3, 3)), (SIGNAL,))
+    yield same("pixel_shuffle (2)", lambda x: F.pixel_shuffle(x, 2), images)
+    for factor, sizes in ((3, (27, 72, 288)), (4, (48, 128, 512))):
+        shapes = tuple(((1, channels, 28, 28),) for channels in sizes)
+        yield same(f"pixel_shuffle ({factor})", shuffle(factor), shapes)
+    yield same("native_channel_shuffle", lambda x: torch.native_channel_shuffle(x, 2), images)
+
+
+def shuffle(factor: int) -> FloatOp:
+    return lambda x: F.pixel_shuffle(x, factor)
 
 
 def other_float_math() -> Iterator[Op]:

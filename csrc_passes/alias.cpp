@@ -100,10 +100,20 @@ Aliases::Aliases(jit::Graph& graph, const jit::Module& module) : module_(module)
 
 bool Aliases::isWritten(const Value* value) const { return !writersOf(value).empty(); }
 
-bool Aliases::isWrittenLater(const Value* value) const {
+const Node* Aliases::laterWriterOf(const Value* value) const {
   const std::vector<const Node*> writers = writersOf(value);
-  return std::any_of(writers.begin(), writers.end(),
-                     [&](const Node* writer) { return runsAfter(writer, value); });
+  const auto found = std::find_if(writers.begin(), writers.end(),
+                                  [&](const Node* writer) { return runsAfter(writer, value); });
+  return found == writers.end() ? nullptr : *found;
+}
+
+std::vector<const Value*> Aliases::aliasesOf(const Value* value) const {
+  const auto member = values_.find(value);
+  if (member == values_.end()) return {value};
+  std::vector<const Value*> aliases;
+  std::copy_if(in_order_.begin(), in_order_.end(), std::back_inserter(aliases),
+               [&](const Value* other) { return find(values_.at(other)) == find(member->second); });
+  return aliases;
 }
 
 std::vector<const Node*> Aliases::writersOf(const Value* value) const {
@@ -134,7 +144,10 @@ Aliases::Class Aliases::find(Class member) const {
 
 Aliases::Class Aliases::classOf(const Value* value) {
   const auto [found, is_new] = values_.emplace(value, 0);
-  if (is_new) found->second = newClass();
+  if (is_new) {
+    found->second = newClass();
+    in_order_.push_back(value);
+  }
   return found->second;
 }
 

@@ -20,8 +20,10 @@ class Aliases {
 
   // Whether the graph writes the value's memory at all.
   bool isWritten(const jit::Value* value) const;
-  // Whether it does so once the value is there.
-  bool isWrittenLater(const jit::Value* value) const;
+  // The first node that does so once the value is there, or null.
+  const jit::Node* laterWriterOf(const jit::Value* value) const;
+  // All values that may share memory with it, itself included, in graph order.
+  std::vector<const jit::Value*> aliasesOf(const jit::Value* value) const;
   // The nodes that write it, in graph order.
   std::vector<const jit::Node*> writersOf(const jit::Value* value) const;
 
@@ -49,6 +51,7 @@ class Aliases {
   std::map<std::string, Class> attributes_;
   std::unordered_map<const c10::StorageImpl*, Class> storages_;
   std::unordered_map<const jit::Node*, size_t> position_;
+  std::vector<const jit::Value*> in_order_;  // those of values_, each when it was first met
   std::vector<std::pair<Class, const jit::Node*>> writes_;
   std::unordered_map<Class, std::vector<const jit::Node*>> writers_;
 };

@@ -11,6 +11,7 @@
 #include "ir_util.h"
 #include "op_table.h"
 #include "pipeline.h"
+#include "plan_draft.h"
 #include "targets/engines.h"
 #include "targets/reference.h"
 #include "targets/target.h"
@@ -214,6 +215,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("supported_ops", &supportedOps);
   m.def("engines", &engines);
   m.def("float_ops", &floatOps);
+  m.attr("NEVER_RAN") = kNeverRan;
   m.def(
       "convert",
       [](const jit::Module& prepared, const std::vector<std::string>& methods,

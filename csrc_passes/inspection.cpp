@@ -148,7 +148,7 @@ Inspection::Watched Inspection::watch(const jit::Module& tap) {
     auto plan = std::make_shared<Plan>();
     const Aliases aliases(*method.graph, program_.module);
     const auto add = [&](Value* value, Tapped tapped) {
-      tapped.written = aliases.isWrittenLater(value);
+      tapped.written = aliases.laterWriterOf(value) != nullptr;
       tapped.tap = kObserverPrefix + std::to_string(watched.values.size());
       plan->shapes_only.push_back(value);
       watched.values.push_back(std::move(tapped));

@@ -137,6 +137,22 @@ std::string dividesByWindow(const Node* node, const jit::Module&) {
   return isNone(node->inputs().back()) ? "" : "its divisor is not the size of its window";
 }
 
+// Measured by benchmarks/int8_ops.py, as in float_ops.cpp. Two numbers reflect the last dimension
+// only, which torch does for inputs of up to 3 dimensions.
+std::string reflectsSignal(const Node* node, const jit::Module&) {
+  const auto mode = jit::toIValue(node->input(2));
+  const auto pads = constantInts(node->input(1));
+  if (!mode || !pads) return "its mode or its numbers are computed at run time";
+  const std::string name = mode->toStringRef();
+  if (name == "reflect" && pads->size() == 2) return "";
+  if (name != "reflect" && name != "constant") return "torch has no int8 kernel for it";
+  return std::string("on channels-last memory, which int8 convolutions leave, its int8 kernel ") +
+         (name == "reflect" ? "takes 0.9 to 2.6 times as long as float between dequantize and "
+                              "quantize, and loses that layout"
+                            : "takes 1.3 to 3.2 times as long as float between dequantize and "
+                              "quantize");
+}
+
 std::string keepsDtype(const Node* node, const jit::Module&) {
   return isNone(node->inputs().back()) ? "" : "it changes the dtype";
 }
@@ -184,6 +200,7 @@ std::vector<OpRow> makeTable() {
       {"aten::mean", Role::kAverages, first, keepsDtype},
       {"aten::avg_pool2d", Role::kAverages, first, dividesByWindow},
       {"aten::avg_pool3d", Role::kAverages, first, dividesByWindow},
+      {"aten::pad", Role::kSharesInput, first, reflectsSignal},
       {"aten::view", Role::kSharesInput, first, nullptr, secondIsList},
       {"aten::select", Role::kSharesInput, first, nullptr, firstIsTensor},
   };
@@ -233,6 +250,8 @@ std::vector<OpRow> makeTable() {
                            "aten::diagonal",
                            "aten::unfold",
                            "aten::pixel_unshuffle",
+                           "aten::reflection_pad1d",
+                           "aten::native_channel_shuffle",
                            "aten::channel_shuffle"}) {
     rows.push_back({name, Role::kSharesInput, first});
   }
@@ -375,6 +394,13 @@ std::optional<double> constantFactor(const Node* node) {
   if (node->kind() != c10::aten::mul && node->kind() != c10::aten::div) return std::nullopt;
   const auto number = constantNumber(node->input(1));
   return number && node->kind() == c10::aten::div ? 1.0 / *number : number;
+}
+
+bool onlyMoves(const Node* node) {
+  const auto kind = node->kind();
+  return findRow(node)->role == Role::kSharesInput && !activationBounds(node) &&
+         !constantFactor(node) && kind != c10::aten::max_pool1d && kind != c10::aten::max_pool2d &&
+         kind != c10::aten::max_pool3d;
 }
 
 QParams sharedQParams(const Node* node, const QParams& input) {

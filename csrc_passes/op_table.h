@@ -59,6 +59,9 @@ bool isRelu(const jit::Node* activation);
 // The constant that mul, div or neg multiplies its first input with.
 std::optional<double> constantFactor(const jit::Node* node);
 
+// Whether an op of the table computes nothing: its output holds values of its input.
+bool onlyMoves(const jit::Node* node);
+
 // qparams of the output of a kSharesInput op.
 QParams sharedQParams(const jit::Node* node, const QParams& input);
 

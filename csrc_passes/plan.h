@@ -37,6 +37,9 @@ struct Plan {
   bool isInt8Use(const jit::Use& use) const;
 };
 
+// The reason of ops on int8 values that the model had already.
+inline constexpr const char* kInt8Before = "it was int8 before";
+
 // The ops of a method in graph order: those that compute tensors.
 std::vector<jit::Node*> listedNodes(const Method& method);
 // Lists the ops of the program in graph order into Program::records and marks their nodes.

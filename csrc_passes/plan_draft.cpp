@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "targets/target.h"
+
 namespace jitquant {
 
 using jit::Node;
@@ -20,6 +22,12 @@ bool Plan::isInt8Use(const jit::Use& use) const {
   if (int8.count(user) == 0) return false;
   const auto& data = findRow(user)->data;
   return std::find(data.begin(), data.end(), use.offset) != data.end();
+}
+
+bool PlanDraft::isStatic(const Node* node) const {
+  if (!mark(node, kOpMark)) return false;
+  const int64_t qconfig = record(node).qconfig;
+  return qconfig >= 0 && program.qconfigs[qconfig].activations == Activations::kStatic;
 }
 
 bool PlanDraft::isCompute(const Node* node) const {
@@ -46,6 +54,18 @@ bool PlanDraft::isObserved(const Value* value) const {
 bool PlanDraft::isInt8Output(const Value* value) const {
   const Node* node = value->node();
   return isCompute(node) || plan->absorbed_by.count(node) != 0;
+}
+
+Node* PlanDraft::absorbable(const Node* op) const {
+  const OpRow* row = findRow(op);
+  if (row->role == Role::kFixedQParams || !hasOneUse(op->output())) return nullptr;
+  Node* user = op->output()->uses()[0].user;
+  if (user->owningBlock() != op->owningBlock() || !isCandidate(user)) return nullptr;
+  if (user->kind() == c10::aten::relu) {
+    const Int8Row* int8 = program.target->find(*row);
+    return int8 != nullptr && !int8->relu_op.empty() ? user : nullptr;
+  }
+  return activationBounds(user) ? user : nullptr;
 }
 
 Value* PlanDraft::passedOn(const Value* value) {

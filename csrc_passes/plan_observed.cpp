@@ -32,6 +32,24 @@ class Lister {
       if (draft_.plan->int8.count(node) != 0) listShapes(node);
       if (draft_.plan->dynamic.count(node) != 0) listShape(node->input(findRow(node)->data[0]));
     }
+    if (block->owningNode() != nullptr) watch(block);
+  }
+
+  // One value of each branch and loop, to know at convert whether it ran.
+  void watch(jit::Block* block) {
+    const auto is_listed = [&](const Value* value) { return has_shapes_.count(value) != 0; };
+    const auto lists = [&](at::ArrayRef<Value*> values) {
+      return std::any_of(values.begin(), values.end(), is_listed);
+    };
+    Value* first = nullptr;
+    if (lists(block->inputs())) return;
+    for (Node* node : block->nodes()) {
+      if (lists(node->outputs())) return;
+      if (first != nullptr || !draft_.isStatic(node) || draft_.record(node).int8) continue;
+      const auto tensor = std::find_if(node->outputs().begin(), node->outputs().end(), isTensor);
+      if (tensor != node->outputs().end()) first = *tensor;
+    }
+    if (first != nullptr) listShape(first);
   }
 
   void listIfNeeded(Value* value) {
@@ -57,11 +75,7 @@ class Lister {
 
   void listShapes(const Node* node) {
     const OpRow& row = *findRow(node);
-    const auto bounds = activationBounds(node);
-    const bool only_moves =
-        row.role == Role::kSharesInput && !bounds && node->kind() != c10::aten::max_pool1d &&
-        node->kind() != c10::aten::max_pool2d && node->kind() != c10::aten::max_pool3d;
-    if (only_moves) return;
+    if (onlyMoves(node) || constantFactor(node)) return;
     for (Value* value : dataInputs(node, row)) listShape(value);
   }
 

@@ -84,7 +84,7 @@ struct Observation {
   std::vector<std::vector<int64_t>> shapes;  // one per rank seen
   std::vector<int64_t> dtypes;               // as ScalarType
   int64_t calls = 0;
-  std::string problem;  // why the value cannot be quantized, "" if it can
+  std::string problem;  // why it cannot be quantized, as in "is Long"; "" if it can
 };
 
 // A tensor argument of forward, as calibration passed it.

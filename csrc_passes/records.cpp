@@ -136,7 +136,8 @@ void noteRemovedOps(Program& program) {
   for (size_t i = 0; i < present.size(); ++i) {
     if (present[i]) continue;
     program.records[i].int8 = false;
-    program.records[i].reason = "it was removed, since it can never run";
+    program.records[i].reason =
+        "it was removed: it can never run, or its result is a constant or never read";
   }
 }
 

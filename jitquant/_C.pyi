@@ -8,6 +8,7 @@ OBSERVER_PREFIX: str
 ARGUMENT_RECORDER: str
 LEFT_FLOAT: int
 NO_RULE: int
+NEVER_RAN: str
 
 class OpRecord:
     method: str

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from jitquant import _checks, _state
+from jitquant import _C, _checks, _state
 from jitquant._table import table
 from jitquant.errors import JitQuantValueError
 
@@ -55,11 +55,24 @@ class Coverage:
         """The ops that stay float."""
         return tuple(op for op in self.ops if not op.int8)
 
+    @property
+    def never_ran(self) -> tuple[OpCoverage, ...]:
+        """Those of the float ops that stand in branches and loops that calibration never ran."""
+        return tuple(op for op in self.float if op.reason.endswith(_C.NEVER_RAN))
+
     def summary(self) -> str:
-        """One line with the counts, and a line for each reason why ops stay float."""
-        lines = [f"{len(self.int8)} of {len(self.ops)} ops int8"]
-        reasons = Counter(f"{op.op}: {op.reason}" for op in self.float)
+        """One line with the counts, and a line for each reason why ops stay float.
+
+        Ops of branches that never ran are counted apart.
+        """
+        never_ran = self.never_ran
+        lines = [f"{len(self.int8)} of {len(self.ops) - len(never_ran)} ops int8"]
+        reasons = Counter(f"{op.op}: {op.reason}" for op in self.float if op not in never_ran)
         lines += [f"  float, {count} x {reason}" for reason, count in reasons.most_common()]
+        if never_ran:
+            lines.append(
+                f"  not counted: {len(never_ran)} of branches or loops that {_C.NEVER_RAN}"
+            )
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -1,5 +1,6 @@
 """Which ops stay float because the graph writes their memory in place, and which need not."""
 
+import re
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 import jitquant
 from tests.models import scripted, sqnr
 
-IN_PLACE = "an op writes its memory in place"
+IN_PLACE = "aten::mul_ in the top module writes its memory in place"
 
 
 class Base(nn.Module):
@@ -95,5 +96,5 @@ def test_containers_and_attributes_do_not_make_everything_alias(x: Tensor) -> No
 )
 def test_write_through_an_alias_is_seen(model: Any, reasons: list[str], x: Tensor) -> None:
     int8, actual = convert(model(), x)
-    assert actual == reasons
+    assert [re.sub(r" \(\S+:\d+\)", "", reason) for reason in actual] == reasons
     assert sqnr(scripted(model())(x.clone()), int8(x.clone())) >= 25.0

@@ -7,8 +7,9 @@
 //   %y = aten::conv2d(%x, ...)      observations: %x -> qparams, shapes
 //
 // Needs:  attachRecords, so that errors can say where a value comes from.
-// Leaves: no observer. A value of a branch that never ran, or that is not float32, keeps the
-//         reason; a value that no run reached, or that was NaN or infinite, raises.
+// Leaves: no observer. A value of a branch that never ran has no shapes, one that is not float32
+//         or too small keeps the reason; a value that no run reached, or that was NaN or infinite,
+//         raises.
 
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
@@ -25,7 +26,7 @@ using jit::Value;
 
 namespace {
 
-constexpr double kSmallestScale = 1.0 / (1 << 23);  // observers give no smaller one
+constexpr double kSmallestScale = 1.0 / (1 << 23);  // observers give no smaller one: 3.1e-5 / 255
 
 std::string describeValue(const Value* value, const Method& method) {
   const Node* producer = value->node();
@@ -44,6 +45,13 @@ bool givesQParams(const jit::Module& observer) {
   return observer.attr("dtype").toInt() != static_cast<int64_t>(at::kFloat);
 }
 
+bool rangeIsZero(const jit::Module& observer) {
+  const auto isZero = [&](const char* name) {
+    return observer.hasattr(name) && observer.attr(name).toTensor().eq(0).all().item<bool>();
+  };
+  return isZero("min_val") && isZero("max_val");
+}
+
 Observation read(jit::Module observer, const std::string& where, bool nested) {
   Observation observation;
   observation.calls = observer.attr("calls").toInt();
@@ -55,7 +63,7 @@ Observation read(jit::Module observer, const std::string& where, bool nested) {
   for (const int64_t dtype : observation.dtypes) {
     if (dtype == static_cast<int64_t>(at::kFloat)) continue;
     const auto* name = c10::toString(static_cast<at::ScalarType>(dtype));
-    observation.problem = std::string("one of its values is ") + name + ", not float32";
+    observation.problem = std::string("is ") + name + ", not float32";
     return observation;
   }
   if (observer.attr("saw_nan").toBool() || observer.attr("saw_inf").toBool()) {
@@ -71,7 +79,7 @@ Observation read(jit::Module observer, const std::string& where, bool nested) {
                       " saw no data. Calibration must run every part of the model that is "
                       "converted, with inputs that are not empty.");
     }
-    observation.problem = "its branch never ran during calibration";
+    observation.problem = "was empty in all of calibration";
     return observation;
   }
   observation.qparams = readQParams(observer);
@@ -81,7 +89,9 @@ Observation read(jit::Module observer, const std::string& where, bool nested) {
   }
   if (observation.qparams->axis < 0 && observation.qparams->scalarScale() <= kSmallestScale) {
     observation.qparams.reset();
-    observation.problem = "its values are all zero, or too small for int8";
+    observation.problem = rangeIsZero(observer)
+                              ? "was zero in all of calibration"
+                              : "spanned less than 3.1e-05 in calibration, too little for int8";
   }
   return observation;
 }

@@ -7,7 +7,7 @@
 //   %s = aten::softmax(%p, ...)      float, for the reason in float_ops.cpp
 //
 // Needs:  canonicalize and fold_conv_bn; at convert also collect_observers, whose findings (an
-//         int64 value, a branch that never ran) make further ops float.
+//         int64 value, a branch that never ran) make further ops float: see plan_calibrated.cpp.
 // Leaves: the graph as it is.
 
 #include "alias.h"
@@ -28,10 +28,6 @@ using jit::Node;
 using jit::Value;
 
 namespace {
-
-// An average has its input's qparams. Where it spans less than an eighth of the input's range, less
-// than 5 of 8 bits would be left of it (about 30 dB).
-constexpr double kMostRangeOfAverage = 8.0;
 
 class Planner : private PlanDraft {
  public:
@@ -59,7 +55,7 @@ class Planner : private PlanDraft {
       }
     }
     for (Node* node : listed) takeRelu(node);
-    dropUncalibrated();
+    dropUncalibrated(*this);
     for (Node* node : listed) {
       if (isCompute(node)) plan->int8.insert(node);
     }
@@ -74,7 +70,7 @@ class Planner : private PlanDraft {
 
  private:
   std::string whyFloat(const Node* node) {
-    if (before_.isInt8(node)) return "it was int8 before";
+    if (before_.isInt8(node)) return kInt8Before;
     const int64_t qconfig = record(node).qconfig;
     if (qconfig == kNoDynamicForm) {
       return "its qconfig is dynamic, and torch's dynamic kernels clip its output to the range of "
@@ -113,9 +109,14 @@ class Planner : private PlanDraft {
       if (dtype && *dtype != at::kFloat) {
         return std::string("it works on ") + c10::toString(*dtype) + " values";
       }
-      if (aliases_.isWrittenLater(value)) return "an op writes its memory in place";
+      if (const Node* writer = aliases_.laterWriterOf(value)) return whyWritten(writer);
     }
     return "";
+  }
+
+  static std::string whyWritten(const Node* writer) {
+    const bool is_known = writer->maybeSchema() != nullptr && writer->schema().is_mutable();
+    return describe(writer) + (is_known ? " writes" : " may write") + " its memory in place";
   }
 
   // A relu that alone follows a dynamic layer, and is not left float, runs in the layer's op.
@@ -136,107 +137,6 @@ class Planner : private PlanDraft {
     if (node->kind() != c10::aten::batch_norm) return false;
     const Node* layer = node->input(0)->node();
     return isLayer(layer) && hasOneUse(layer->output()) && record(layer).qconfig < 0;
-  }
-
-  // At convert: ops with a value that calibration could not give qparams to become float. That
-  // can take the qparams from others, hence the loop.
-  void dropUncalibrated() {
-    if (program.observations.empty()) return;
-    for (bool changed = true; changed;) {
-      changed = false;
-      for (Node* node : listed) {
-        if (!isCompute(node) && !isAverage(node)) continue;
-        std::string reason = isAverage(node) ? problemOfAverage(node) : problemOf(node);
-        if (reason.empty()) continue;
-        candidates.erase(node);
-        record(node).reason = std::move(reason);
-        changed = true;
-      }
-    }
-  }
-
-  std::string problemOf(Node* node) const {
-    std::string slow = slowShapeOf(node);
-    if (!slow.empty()) return slow;
-    for (Value* value : dataInputs(node, *findRow(node))) {
-      Value* source = root(value);
-      if (findRowOfCompute(source) == Role::kFixedQParams) continue;
-      if (!isObserved(source)) return problemAt(source);
-    }
-    if (findRow(node)->role == Role::kFixedQParams || isObserved(node->output())) return "";
-    const Node* activation = absorbable(node);
-    if (activation != nullptr && isObserved(activation->output())) return "";
-    return problemAt(activation != nullptr ? activation->output() : node->output());
-  }
-
-  std::string slowShapeOf(const Node* node) const {
-    const OpRow& row = *findRow(node);
-    const ShapeFilter slow_shape = program.target->find(row)->slow_shape;
-    if (slow_shape == nullptr) return "";
-    const std::vector<Value*> values = dataInputs(node, row);
-    const size_t ranks = shapesOf(values.at(0)).size();
-    for (size_t i = 0; i < ranks; ++i) {
-      Shapes shapes;
-      for (const Value* value : values) {
-        const Shapes seen = shapesOf(value);
-        if (seen.empty()) return "";
-        shapes.push_back(seen[std::min(i, seen.size() - 1)]);
-      }
-      std::string reason = slow_shape(node, shapes);
-      if (!reason.empty()) return reason;
-    }
-    return "";
-  }
-
-  std::string problemOfAverage(Node* node) const {
-    const auto input = qparamsAt(passedOn(node->output()));
-    if (!input || !isObserved(node->output())) return "";
-    const double own = program.observations.at(node->output()).qparams->scalarScale();
-    if (own * kMostRangeOfAverage >= input->scalarScale()) return "";
-    return "its values span less than an eighth of its input's range";
-  }
-
-  // The qparams that `value` is going to have, where calibration saw it or what it is made of.
-  std::optional<QParams> qparamsAt(Value* value) const {
-    Node* op = sourceOf(value);
-    if (isObserved(value) && !isAverage(op)) return program.observations.at(value).qparams;
-    if (isPassing(op)) {
-      const auto input = qparamsAt(passedOn(value));
-      return input ? std::optional(sharedQParams(op, *input)) : std::nullopt;
-    }
-    if (findRowOfCompute(value) != Role::kFixedQParams) return std::nullopt;
-    const OpRow& row = *findRow(op);
-    return perTensor(row.fixed_scale, row.fixed_zero_point);
-  }
-
-  // One for each rank that calibration saw.
-  Shapes shapesOf(const Value* value) const {
-    const auto found = program.observations.find(value);
-    return found == program.observations.end() ? Shapes{} : found->second.shapes;
-  }
-
-  std::optional<Role> findRowOfCompute(const Value* value) const {
-    if (!isCompute(value->node())) return std::nullopt;
-    return findRow(value->node())->role;
-  }
-
-  std::string problemAt(const Value* value) const {
-    const auto found = program.observations.find(value);
-    const bool is_known = found != program.observations.end() && !found->second.problem.empty();
-    return is_known ? found->second.problem : "one of its values was not observed";
-  }
-
-  // The activation that alone follows an op and that the op can absorb.
-  Node* absorbable(Node* op) const {
-    const OpRow* row = findRow(op);
-    if (row->role == Role::kFixedQParams || !hasOneUse(op->output())) return nullptr;
-    Node* user = op->output()->uses()[0].user;
-    if (user->owningBlock() != op->owningBlock() || !isCandidate(user)) return nullptr;
-    if (user->kind() == c10::aten::relu) {
-      const Int8Row* int8 = program.target->find(*row);
-      return int8 != nullptr && !int8->relu_op.empty() ? user : nullptr;
-    }
-    return activationBounds(user) ? user : nullptr;
   }
 
   void absorbActivation(Node* op) {
@@ -284,9 +184,17 @@ class Planner : private PlanDraft {
       entry.int8 = true;
       entry.reason = "int8";
     } else if (isCandidate(node)) {
-      entry.reason = findRow(node)->role == Role::kActivation ? "no int8 op before it can absorb it"
-                                                              : "it moves values between float ops";
+      entry.reason = whyBetween(node);
     }
+  }
+
+  // Why a candidate is float that only works on what int8 ops give or read.
+  std::string whyBetween(const Node* node) const {
+    if (findRow(node)->role == Role::kActivation) return "no int8 op before it can absorb it";
+    if (onlyMoves(node)) return "it moves values between float ops";
+    const bool had_absorber = !isAverage(node) && isObserved(node->output());
+    return had_absorber ? "the op that would absorb it stays float"
+                        : "no int8 op gives its input or reads its result";
   }
 
   bool hasFloat16Weight(const Node* layer) const {

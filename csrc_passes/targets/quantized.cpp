@@ -195,6 +195,8 @@ Target makeQuantizedTarget() {
           // Convolutions return channels-last, of which not every view can be taken.
           // The layout of int8 tensors is up to the kernels; see restore_layout.
           {"aten::clone", "aten::detach", "", "", {}, {0}, false},
+          // The same, which other than this one is fast on channels-last memory.
+          {"aten::native_channel_shuffle", "aten::channel_shuffle", "", "", {}, {0, 1}, false},
           {"aten::view", "aten::reshape", "", "", {}, {0, 1}, false},
           {"aten::view_as", "aten::reshape_as", "", "", {}, {0, 1}, false},
       },

@@ -137,4 +137,4 @@ def test_dtype_that_calibration_saw_becomes_the_reason() -> None:
     prepared = prepare_jit(scripted(Integers()), {"": default_qconfig})
     prepared(torch.ones(2, dtype=torch.float64))
     converted = convert_jit(prepared)
-    assert reasons(converted) == [("aten::add", "one of its values is Double, not float32")]
+    assert reasons(converted) == [("aten::add", "its input 'x' is Double, not float32")]

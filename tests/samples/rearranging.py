@@ -36,6 +36,11 @@ AFTER_CONV: dict[str, tuple[str, Function, tuple[int, ...]]] = {
     "diagonal": ("diagonal", lambda y: y.diagonal(1, 2, 3), (0, -1)),
     "unfold": ("unfold", lambda y: y.unfold(2, 3, 2), (0, -1)),
     "pixel_unshuffle": ("pixel_unshuffle", lambda y: F.pixel_unshuffle(y, 2), (0,)),
+    "native_channel_shuffle": (
+        "channel_shuffle",
+        lambda y: torch.native_channel_shuffle(y, 2),
+        (0, -1),
+    ),
     "channel_shuffle": ("channel_shuffle", lambda y: F.channel_shuffle(y, 4), (0, -1)),
 }
 
@@ -51,7 +56,7 @@ def _after_conv() -> Iterator[OpSample]:
     for name, (op, function, resizes) in AFTER_CONV.items():
         int8 = "aten::reshape_as" if op == "view_as" else f"aten::{op}"
         yield OpSample(
-            f"aten::{op}",
+            f"aten::{name}" if name.startswith("native") else f"aten::{op}",
             f"move_{name}",
             after_conv(function),
             IMAGES,
@@ -87,6 +92,31 @@ def _of_rows() -> Iterator[OpSample]:
         unary(lambda m, x: m.fc(x).T, fc=lambda: nn.Linear(16, 8)),
         ROWS,
         ("quantized::linear", "aten::numpy_T"),
+    )
+
+
+def _of_signals() -> Iterator[OpSample]:
+    """Reflected at both ends, behind a Conv1d that gives (2, 8, 9)."""
+    functions: dict[str, Function] = {
+        "pad": lambda y: F.pad(y, (3, 2), mode="reflect"),
+        "reflection_pad1d": lambda y: torch.ops.aten.reflection_pad1d(y, (1, 4)),
+    }
+    for op, function in functions.items():
+        yield OpSample(
+            f"aten::{op}",
+            f"move_{op}",
+            _between_conv1d(function),
+            random((2, 4, 9)),
+            ("quantized::conv1d", f"aten::{op}", "quantized::conv1d"),
+            resizes=(0, -1),
+        )
+
+
+def _between_conv1d(function: Function) -> Callable[[], nn.Module]:
+    return unary(
+        lambda m, x: m.after(function(m.conv(x))),
+        conv=lambda: nn.Conv1d(4, 8, 1),
+        after=lambda: nn.Conv1d(8, 8, 3),
     )
 
 
@@ -165,6 +195,7 @@ SAMPLES: list[OpSample] = [
     *_after_conv(),
     *_with_indices(),
     *_of_rows(),
+    *_of_signals(),
     *_read_by_int8_ops(),
     *_stacks(),
 ]
