@@ -8,16 +8,19 @@
 // Dropout in eval mode goes first, since it returns its input, which its schema does not say.
 //
 // Needs:  fold_attributes.
-// Leaves: in-place ops whose memory another value, an input or an attribute shares. plan keeps
-//         such values float and says which op writes them.
+// Leaves: in-place ops whose effect somebody sees who cannot read the result instead: the caller,
+// an
+//         attribute, a view from before, what runs behind the branch or in the next round of the
+//         loop that it stands in. plan keeps such values float and says which op writes them.
 
 #include <torch/csrc/jit/passes/remove_mutation.h>
 
-#include <algorithm>
+#include <memory>
 
 #include "alias.h"
 #include "ir_util.h"
 #include "passes/passes.h"
+#include "writes.h"
 
 namespace jitquant {
 
@@ -38,8 +41,20 @@ std::string functionalName(const Node* node) {
   return name;
 }
 
-// libtorch's pass keeps what might be an attribute, which is all that was ever put into a dict or
-// list of a graph that sets attributes. Memory that nobody else can know needs no such caution.
+// Before the node; null if there is no such op.
+Node* functionalForm(Node* node, const std::string& name) {
+  Node* functional = node->owningGraph()->create(c10::Symbol::fromQualString(name), node->inputs());
+  if (functional->maybeSchema() == nullptr) {
+    functional->destroy();
+    return nullptr;
+  }
+  copyOrigin(functional, node)->insertBefore(node);
+  functional->output()->copyMetadata(node->output());
+  return functional;
+}
+
+// Aliases do not know when a value gets into a container. One that nobody else has read until it is
+// written is in none.
 void replaceWritesOfFreshValues(jit::Graph& graph) {
   for (Node* node : allNodes(graph)) {
     const std::string name = functionalName(node);
@@ -48,14 +63,8 @@ void replaceWritesOfFreshValues(jit::Graph& graph) {
     const bool is_private = makesFreshTensor(value->node()) && hasOneUse(value) &&
                             value->node()->owningBlock() == node->owningBlock();
     if (!is_private) continue;
-    Node* functional = graph.create(c10::Symbol::fromQualString(name), node->inputs());
-    if (functional->maybeSchema() == nullptr) {
-      functional->destroy();
-      continue;
-    }
-    copyOrigin(functional, node)->insertBefore(node);
-    functional->output()->copyMetadata(node->output());
-    replaceAndDestroy(node, functional->output());
+    Node* functional = functionalForm(node, name);
+    if (functional != nullptr) replaceAndDestroy(node, functional->output());
   }
 }
 
@@ -68,9 +77,23 @@ void dropDropouts(jit::Graph& graph) {
   }
 }
 
-bool hasHiddenAliases(jit::Graph& graph) {
-  const std::vector<Node*> nodes = allNodes(graph);
-  return std::any_of(nodes.begin(), nodes.end(), mayReturnItsInput);
+bool replaceWrite(Node* write, const Writes& writes) {
+  const std::string name = functionalName(write);
+  if (name.empty() || write->outputs().size() != 1 || !isTensor(write->input(0))) return false;
+  const auto reads = writes.readsBehind(write);
+  if (!reads) return false;
+  Node* functional = functionalForm(write, name);
+  if (functional == nullptr) return false;
+  for (const jit::Use& use : *reads) use.user->replaceInput(use.offset, functional->output());
+  replaceAndDestroy(write, functional->output());
+  return true;
+}
+
+void replaceWrites(jit::Graph& graph, const jit::Module& module) {
+  auto writes = std::make_unique<Writes>(graph, module);
+  for (Node* node : allNodes(graph)) {
+    if (replaceWrite(node, *writes)) writes = std::make_unique<Writes>(graph, module);
+  }
 }
 
 }  // namespace
@@ -80,7 +103,7 @@ void functionalize(Program& program) {
     dropDropouts(*method.graph);
     replaceWritesOfFreshValues(*method.graph);
     jit::RemoveListMutation(method.graph);
-    if (!hasHiddenAliases(*method.graph)) jit::RemoveTensorMutation(method.graph);
+    replaceWrites(*method.graph, program.module);
   }
 }
 
