@@ -189,13 +189,26 @@ def check_preserved_attrs(
         elif model._c.hasattr(name):
             attributes.append(name)
         else:
-            known = list(model._c._method_names())
-            known += [name for name, _ in model.named_children()]
             raise JitQuantValueError(
                 f"preserved_attrs: the model has no method or attribute {name!r}. "
-                f"{nearest(name, known)}"
+                f"{_hint_for_attribute(name, model)}"
             )
     return methods, attributes
+
+
+def _hint_for_attribute(name: str, model: torch.jit.ScriptModule) -> str:
+    """Why a prepared model may lack `name`, and what it has of the user's."""
+    known = [each for each in model._c._method_names() if not each.startswith("__")]
+    known += [each for each, _ in model.named_children()]
+    known += [each for each, _ in model.named_buffers(recurse=False)]
+    known += [each for each, _ in model.named_parameters(recurse=False)]
+    hint = nearest(name, [each for each in known if not each.startswith("jitquant_")])
+    if not name.startswith("_"):
+        return hint
+    return (
+        "prepare_jit keeps no method whose name begins with an underscore and that another method "
+        f"calls: it is inlined there. {hint}"
+    )
 
 
 def check_weight_observers(model: torch.jit.ScriptModule, engine: str) -> None:

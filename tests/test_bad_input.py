@@ -621,12 +621,41 @@ def test_coverage_of_a_model_that_jitquant_did_not_make() -> None:
             JitQuantTypeError,
         ),
         (3, "preserved_attrs must be a list of names, got int.", JitQuantTypeError),
+        (
+            ["_forward_impl"],
+            "preserved_attrs: the model has no method or attribute '_forward_impl'. prepare_jit "
+            "keeps no method whose name begins with an underscore and that another method calls: "
+            "it is inlined there. ",
+            JitQuantValueError,
+        ),
     ],
 )
 def test_preserved_attrs(names: Any, text: str, kind: type[JitQuantError]) -> None:
     prepared = calibrated(scripted(TwoMethodNet()))
     with refused(prepared, text, kind):
         jitquant.convert_jit(prepared, preserved_attrs=names, inplace=True)
+
+
+class HasBuffer(nn.Module):
+    means: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.register_buffer("means", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return y
+
+
+def test_hint_for_preserved_attrs_names_what_is_the_users() -> None:
+    prepared = calibrated(scripted(HasBuffer()))
+    with pytest.raises(JitQuantValueError) as caught:
+        jitquant.convert_jit(prepared, preserved_attrs=["zzz"])
+    assert str(caught.value).endswith(
+        "the model has no method or attribute 'zzz'. It has 'forward', 'conv', 'means'."
+    )
 
 
 # A prepared model that was edited

@@ -327,8 +327,7 @@ def test_what_is_dropped_is_told_in_one_warning() -> None:
     ]
     assert convert(preserved=["encode", "count_of"]) == [
         "the converted model does not have the attributes 'labels' of the prepared one. "
-        "convert_jit(prepared, preserved_attrs=['labels']) keeps them; a method must be "
-        "calibrated as well."
+        "convert_jit(prepared, preserved_attrs=['labels']) keeps them."
     ]
     assert convert(preserved=["encode", "count_of", "labels"]) == []
     assert convert(debug=True, preserved=["encode", "count_of"]) == []
