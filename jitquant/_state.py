@@ -44,6 +44,7 @@ class State:
     cpu: str  # features of the CPU that convert_jit verified on, "" for a prepared model
     activation_bits: tuple[int, ...]  # of all qconfigs in use, ascending
     bias_corrected: bool = False  # by correct_bias, of a prepared model
+    libraries: tuple[str, ...] = ()  # namespaces of ops that torch does not have
     format: int = field(default=FORMAT)
 
     def records(self, left_float: Collection[int] = ()) -> list[_C.OpRecord]:
@@ -83,7 +84,8 @@ def read(model: torch.jit.ScriptModule) -> State | None:
         found = fields["format"]
         if found == FORMAT:
             fields["ops"] = tuple(_op_state(op) for op in fields["ops"])
-            fields["activation_bits"] = tuple(fields["activation_bits"])
+            for name in ("activation_bits", "libraries"):
+                fields[name] = tuple(fields.get(name, ()))
             return State(**fields)
         version = fields["jitquant_version"]
     except (KeyError, TypeError, ValueError) as error:

@@ -23,7 +23,7 @@ class Requirement:
     """One thing that a file needs.
 
     Attributes:
-        what: "torch", "engine", "activation bits" or "CPU".
+        what: "torch", "libraries", "activation bits", "engine" or "CPU".
         needs: what the record in the file says.
         has: what is here.
         problem: what to do; "" if it fits.
@@ -74,7 +74,7 @@ def check(model: torch.jit.ScriptModule, strict: bool = True) -> Check:
             "check: the model has no record of what it needs, so prepare_jit or convert_jit did "
             "not make it."
         )
-    requirements = [_torch(state), _activations(state)]
+    requirements = [_torch(state), _libraries(state), _activations(state)]
     if state.stage == "converted":
         requirements += [_engine(state), _cpu(state)]
     result = Check(tuple(requirements))
@@ -95,6 +95,12 @@ def _torch(state: _state.State) -> Requirement:
     problem = f"It was made with torch {made}, and its int8 ops are verified there only: install "
     problem += f"that, or quantize the model again with torch {here}."
     return Requirement("torch", made, here, "" if made == here else problem)
+
+
+def _libraries(state: _state.State) -> Requirement:
+    """Those of custom ops: where one is missing, torch.jit.load has raised already."""
+    needs = ", ".join(state.libraries) or "only torch"
+    return Requirement("libraries", needs, needs)
 
 
 def _activations(state: _state.State) -> Requirement:

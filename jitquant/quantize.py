@@ -9,6 +9,7 @@ import torch
 
 from jitquant import _C, _checks, _state, _trial_run
 from jitquant._configure import decide, shape_recorder
+from jitquant._libraries import libraries_of
 from jitquant._resolve import Decision, check_any_qconfig
 from jitquant._torch_ao import TorchAoMapping
 from jitquant._version import __version__
@@ -221,10 +222,10 @@ def _warn_of_dropped(methods: list[str], attributes: list[str]) -> None:
     kinds = (("the methods", methods), ("the attributes", attributes))
     dropped = [f"{kind} {', '.join(map(repr, names))}" for kind, names in kinds if names]
     if dropped:
+        calibrate = "; a method must be calibrated as well" if methods else ""
         warnings.warn(
             f"the converted model does not have {' and '.join(dropped)} of the prepared one. "
-            f"convert_jit(prepared, preserved_attrs={methods + attributes}) keeps them; a method "
-            "must be calibrated as well.",
+            f"convert_jit(prepared, preserved_attrs={methods + attributes}) keeps them{calibrate}.",
             DroppedWarning,
             stacklevel=4,
         )
@@ -311,6 +312,7 @@ def _new_state(
         engine=engine,
         cpu=cpu,
         activation_bits=activation_bits,
+        libraries=libraries_of(_checks.as_model(result.module)),
     )
 
 

@@ -14,6 +14,10 @@ from jitquant import machine
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 from tests.models import PlainNet, calibrate, images, reloaded, scripted
 
+library = torch.library.Library("jitquant_test_machine", "DEF")
+library.define("twice(Tensor x) -> Tensor")
+library.impl("twice", lambda x: x * 2, "CompositeExplicitAutograd")
+
 
 @pytest.fixture(autouse=True)
 def keeps_the_engine() -> Iterator[None]:
@@ -115,7 +119,7 @@ def test_all_problems_are_told_at_once_or_returned() -> None:
 def test_models_without_int8_ops_need_no_engine() -> None:
     prepared = jitquant.prepare_jit(scripted(PlainNet()), {"": jitquant.default_qconfig})
     for model in (prepared, converted(debug=True)):
-        assert list(rows(jitquant.check(model))) == ["torch", "activation bits"]
+        assert list(rows(jitquant.check(model))) == ["torch", "libraries", "activation bits"]
 
 
 def test_models_without_a_record() -> None:
@@ -125,3 +129,38 @@ def test_models_without_a_record() -> None:
         jitquant.check(scripted(PlainNet()))
     with pytest.raises(JitQuantTypeError, match=r"^check takes a ScriptModule, got the nn"):
         jitquant.check(nn.ReLU())  # type: ignore[arg-type]
+
+
+class UsesALibrary(nn.Module):
+    """An op of another library in a branch, behind a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.conv(x)
+        if x.size(0) > 0:
+            y = torch.ops.jitquant_test_machine.twice(y)
+        return y
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_libraries_of_custom_ops_are_in_the_file(debug: bool) -> None:
+    config = {"": jitquant.default_qconfig}
+    model = jitquant.quantize_jit(
+        scripted(UsesALibrary()), config, calibrate, [images()], debug=debug
+    )
+    assert rows(jitquant.check(reloaded(model)))["libraries"].needs == "jitquant_test_machine"
+
+
+def test_a_file_of_torch_ops_says_that_it_needs_no_library() -> None:
+    assert rows(jitquant.check(converted()))["libraries"].needs == "only torch"
+
+
+def test_a_file_made_before_libraries_were_recorded_can_be_read() -> None:
+    model = converted()
+    state = json.loads(model.jitquant_state)
+    del state["libraries"]
+    model._c.setattr("jitquant_state", json.dumps(state))
+    assert rows(jitquant.check(model))["libraries"].needs == "only torch"
