@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -11,51 +11,16 @@ from typing import Any, TypeGuard
 import torch
 
 from jitquant import _torch_ao
-from jitquant._plain import parse, read_qconfig, write_qconfig
+from jitquant._mapping_forms import read_entries, with_entries, with_torch_ao
+from jitquant._plain import parse, write_qconfig
+from jitquant._rule import KINDS, Predicate, Rule
 from jitquant._type_names import type_name
 from jitquant.errors import JitQuantTypeError, JitQuantValueError
 from jitquant.explain import Explanation, explain
 from jitquant.observers import Observer
-from jitquant.op_info import OpInfo
-from jitquant.qconfig import QConfig, check_qconfig, default_qconfig, qconfig_of_name
+from jitquant.qconfig import QConfig, check_qconfig, qconfig_of_name
 
 __all__ = ["KINDS", "Predicate", "QConfigMapping", "Rule", "as_mapping"]
-
-Predicate = Callable[[OpInfo], Any]
-"""Gives a QConfig, None to leave the op float, or NotImplemented to let the other rules decide."""
-
-KINDS = (
-    "",
-    "object_type",
-    "module_name_regex",
-    "module_name",
-    "module_name_object_type_order",
-)
-"""The kinds of rules, weakest first, by their names in the dictionary form; "" is global."""
-
-_KEY_LENGTH = {"": 0, "module_name_object_type_order": 3}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule of a mapping.
-
-    Attributes:
-        kind: one of KINDS.
-        key: (), (type,), (regex,), (path,), or (path, type, index).
-        qconfig: None leaves what the rule matches float.
-        required: whether it is an error if it matches nothing.
-    """
-
-    kind: str
-    key: tuple[Any, ...]
-    qconfig: QConfig | None
-    required: bool = True
-
-    def __str__(self) -> str:
-        if not self.key:
-            return "global"
-        return f"{self.kind} {', '.join(map(repr, self.key))}"
 
 
 @dataclass(frozen=True)
@@ -250,7 +215,7 @@ class QConfigMapping:
         """
         if not isinstance(plain, Mapping):
             raise JitQuantTypeError(f"{where}: expected a dict, got {type(plain).__name__}.")
-        return as_mapping({key: _read_entry(key, plain[key], where) for key in plain}, where)
+        return as_mapping(read_entries(plain, where), where)
 
     def to_json(self) -> str:
         """`to_dict` as JSON."""
@@ -325,12 +290,9 @@ def as_mapping(config: object, where: str = "qconfig_dict") -> QConfigMapping:
     if isinstance(config, QConfigMapping):
         return config
     if _torch_ao.is_mapping(config):
-        return _of_torch_ao(config, where)
+        return with_torch_ao(QConfigMapping(), config, where)
     if isinstance(config, Mapping):
-        mapping = QConfigMapping()
-        for key, value in config.items():
-            mapping = _with_entry(mapping, key, value, where)
-        return mapping
+        return with_entries(QConfigMapping(), config, where)
     if callable(config) and not isinstance(config, type):
         return QConfigMapping().set_predicate(config)
     raise JitQuantTypeError(
@@ -348,82 +310,6 @@ def _meant(config: object) -> str:
         return " For the whole model give {'': qconfig}."
     meant = qconfig_of_name(config)
     return f" For the whole model give {{'': {meant}}}." if meant else ""
-
-
-def _of_torch_ao(config: Any, where: str) -> QConfigMapping:
-    given = config.global_qconfig
-    base = given if isinstance(given, tuple) else default_qconfig
-    mapping = as_mapping(_torch_ao.mapping_dict(config, tuple(base)), where)
-    defaults = {(type_name(kind, where),) for kind in _torch_ao.default_types(config)}
-    rules = (
-        replace(rule, required=rule.kind != "object_type" or rule.key not in defaults)
-        for rule in mapping.rules
-    )
-    return replace(mapping, rules=tuple(rules))
-
-
-def _with_entry(mapping: QConfigMapping, key: object, value: object, where: str) -> QConfigMapping:
-    if not isinstance(key, str):
-        advice = " For a type give {'object_type': [(type, qconfig)]}." if callable(key) else ""
-        raise JitQuantTypeError(
-            f"{where}: keys are submodule names, got {key!r} of type {type(key).__name__}.{advice}"
-        )
-    entry = f"{where}[{key!r}]"
-    lines = _lines(key, value)
-    if lines is not None:
-        for line in lines:
-            mapping = _with_line(mapping, key, line, entry)
-        return mapping
-    if _is_list(value) or _is_table(value):
-        raise JitQuantTypeError(
-            f"{entry}: got a {type(value).__name__}, and the keys for lists of rules are "
-            f"{', '.join(map(repr, KINDS[1:]))}. Any other key is the path of a "
-            "submodule, with one qconfig or None."
-        )
-    if key == "global":  # a word of Python's, so no submodule
-        raise JitQuantValueError(f"{entry}: the key for the whole model is ''.")
-    if key == "":
-        return mapping._with("", (), value, entry)
-    return mapping._with("module_name", (key,), value, entry)
-
-
-def _lines(key: object, value: object) -> Sequence[Any] | None:
-    """The rules of an entry, if it holds rules; else it holds one qconfig."""
-    if key not in KINDS[1:]:
-        return None
-    if _is_table(value):
-        return [(name, qconfig) for name, qconfig in value.items()]
-    return value if _is_list(value) else None
-
-
-def _is_table(value: object) -> TypeGuard[Mapping[Any, Any]]:
-    """A dict, but none that is a qconfig as plain data."""
-    return isinstance(value, Mapping) and not set(value) & set(QConfig._fields)
-
-
-def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
-    """QConfigs are named tuples, ours and torch.ao's."""
-    return isinstance(value, list | tuple) and not hasattr(value, "_fields")
-
-
-def _read_entry(key: object, value: Any, where: str) -> Any:
-    entry = f"{where}[{key!r}]"
-    lines = _lines(key, value)
-    if lines is None:
-        return value if _is_list(value) or _is_table(value) else read_qconfig(value, entry)
-    return [
-        [*line[:-1], read_qconfig(line[-1], entry)] if _is_list(line) and line else line
-        for line in lines
-    ]
-
-
-def _with_line(mapping: QConfigMapping, kind: str, line: Any, where: str) -> QConfigMapping:
-    length = _KEY_LENGTH.get(kind, 1)
-    if not _is_list(line) or len(line) != length + 1:
-        names = "module name, type, index" if length == 3 else kind.replace("_", " ")
-        raise JitQuantTypeError(f"{where}: expected ({names}, qconfig), got {line!r}.")
-    setter: Callable[..., QConfigMapping] = getattr(mapping, f"set_{kind}")
-    return setter(*line)
 
 
 def _check_string(value: object, what: str, where: str) -> None:
