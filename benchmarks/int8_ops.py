@@ -299,6 +299,14 @@ def products() -> Iterator[Op]:
     yield own("matmul (2d)", torch.matmul, quantized.matmul, (((128, 768), (768, 128)),))
     yield same("matmul (aten)", torch.matmul, (HEADS,))
     yield same("bmm", torch.bmm, (HEADS,))
+    constant: tuple[Shapes, ...] = (
+        HEADS,
+        ((1, 128, 768), (1, 768, 768)),
+        ((4, 32, 256), (4, 256, 256)),
+        ((8, 196, 64), (8, 64, 64)),
+    )
+    yield own("bmm (constant weight, quantized::matmul)", torch.bmm, quantized.matmul, constant)
+    yield own("bmm (constant weight, linears)", torch.bmm, bmm_by_linears(), constant)
     yield same("baddbmm", torch.baddbmm, (((12, 128, 128), *HEADS),))
     yield same("einsum", lambda x, y: torch.einsum("bij,bjk->bik", x, y), (HEADS,))
     yield same(
@@ -307,6 +315,36 @@ def products() -> Iterator[Op]:
         (((1, 12, 128, 64),) * 3,),
     )
     yield same("cosine_similarity", F.cosine_similarity, ((TOKENS[0], TOKENS[0]),))
+
+
+def bmm_by_linears() -> FloatOp:
+    """A linear layer for each matrix of a constant weight, packed before it is timed.
+
+    Its steps are also those of the weight, which is quantized a second time.
+    """
+    layers: dict[int, tuple[Tensor, list[Any]]] = {}
+
+    def packed(weight: Tensor) -> list[Any]:
+        if id(weight) not in layers:
+            scale = float(weight.dequantize().abs().max()) / 127
+            parts = [
+                quantized.linear_prepack(
+                    torch.quantize_per_tensor(part.t().contiguous(), scale, 0, torch.qint8), None
+                )
+                for part in weight.dequantize()
+            ]
+            layers[id(weight)] = (weight, parts)  # the weight too, so that its id stays its own
+        return layers[id(weight)][1]
+
+    def int8(x: Tensor, weight: Tensor, scale: float, zero_point: int) -> Tensor:
+        parts = [
+            quantized.linear(row, layer, scale, zero_point).unsqueeze(0)
+            for row, layer in zip(x, packed(weight), strict=True)
+        ]
+        result: Tensor = quantized.cat(parts, 0, scale, zero_point)
+        return result
+
+    return int8
 
 
 def rearranging() -> Iterator[Op]:

@@ -261,3 +261,26 @@ def test_generator_of_the_user_is_left_alone() -> None:
     torch.manual_seed(0)
     before_and_after("verify", model, sample(1, 2, 3, 3))
     assert torch.equal(torch.rand(1), expected)
+
+
+class Clamps(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x).clamp(0.1, 0.3)
+        return y
+
+
+@pytest.mark.usefixtures("qnnpack")
+def test_clamp_that_qnnpack_runs_wrong_on_channels_last_is_taken_back() -> None:
+    """A lower bound above zero needs a clamp of its own behind the convolution."""
+    images = torch.quantize_per_tensor(torch.randn(1, 5, 7, 9), 0.05, 128, torch.quint8)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    assert not torch.equal(
+        images.clamp(0.1, 0.3).dequantize(), channels_last.clamp(0.1, 0.3).dequantize()
+    )
+    model = scripted(Clamps())
+    x = sample(2, 2, 7, 9)
+    converted = before_and_after("convert.verify", model, x).model
+    (conv, clamp) = reasons(converted)
+    assert conv[0] == "aten::conv2d" and WRONG.match(conv[1])
+    assert clamp == ("aten::clamp", "the op that would absorb it stays float")
+    assert_same_output(converted, model, x, atol=0.1)
