@@ -153,8 +153,26 @@ class Planner : private PlanDraft {
       for (Value* end = root(value); value != end; value = passedOn(value)) {
         plan->int8.insert(sourceOf(value));
       }
-      needed.emplace(root(value), record(op).qconfig);
+      needed.emplace(root(value), qconfigOfInput(op, root(value)));
     }
+  }
+
+  // Whose observer sees an input that no int8 op gives: the op's, unless it is of fixed qparams,
+  // which are those of the op's output. Then that of the op which gives it, or of any.
+  int64_t qconfigOfInput(const Node* op, const Value* input) const {
+    const auto suits = [&](const Node* node) { return isStatic(node) && !hasFixedQParams(node); };
+    if (suits(op)) return record(op).qconfig;
+    if (suits(input->node())) return record(input->node()).qconfig;
+    const auto other = std::find_if(listed.begin(), listed.end(), suits);
+    return record(other == listed.end() ? op : *other).qconfig;
+  }
+
+  // Asked of listed ops, at prepare: a prepared model has the templates of weights only.
+  bool hasFixedQParams(const Node* node) const {
+    if (!program.observations.empty()) return false;
+    const jit::Module& observer = program.qconfigs[record(node).qconfig].activation;
+    const auto name = observer.type()->name();
+    return name && name->name() == "FixedQParamsObserver";
   }
 
   // Values of int8 ops are moved on in int8: a quarter of the memory.

@@ -1,5 +1,7 @@
 """plan: decides which ops become int8, which values are observed, and why others stay float."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -613,3 +615,41 @@ def test_body_of_a_loop_is_planned() -> None:
         converted = convert_jit(change.model)
         torch.testing.assert_close(converted(X, 3), model(X, 3), rtol=0, atol=0.3)
     assert reasons(converted)[0] == ("aten::conv2d", "quantized::conv2d_relu")
+
+
+class FixedInside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 2, 1)
+        self.last = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = functional.hardswish(functional.gelu(x))
+        z: Tensor = self.last(self.first(x).exp()) + y
+        return z
+
+
+def observers_of(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """Which kind of observer sees what, in graph order: (op that gives it or "x", class)."""
+    prepared = prepare_jit(scripted(FixedInside()), config)
+    graph: Any = prepared.graph
+    found = []
+    for call in graph.findAllNodes("prim::CallMethod"):
+        observer = getattr(prepared, call.inputsAt(0).node().s("name"))
+        given = call.inputsAt(1).node().kind()
+        found.append((given if given.startswith("aten") else "x", observer.original_name))
+    return found
+
+
+def test_fixed_qparams_of_an_op_are_of_its_output_only() -> None:
+    config = {"": default_qconfig, "object_type": [("aten::hardswish", FIXED)]}
+    assert ("aten::hardswish", "FixedQParamsObserver") in observers_of(config)
+    assert ("aten::gelu", "MinMaxObserver") in observers_of(config)
+    seen = observers_of({"": default_qconfig, "first": FIXED})
+    assert ("x", "MinMaxObserver") in seen
+    convs = [kind for given, kind in seen if given == "aten::conv2d"]
+    assert sorted(convs) == ["FixedQParamsObserver", "MinMaxObserver"]
+
+
+def test_fixed_qparams_everywhere_are_of_inputs_too() -> None:
+    assert {kind for _, kind in observers_of({"": FIXED})} == {"FixedQParamsObserver"}
