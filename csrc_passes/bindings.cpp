@@ -54,9 +54,15 @@ struct SupportedOp {
 std::vector<SupportedOp> supportedOps() {
   std::vector<SupportedOp> ops;
   for (const OpRow& row : opTable()) {
-    const Int8Row* int8 = quantizedTarget().find(row);
-    ops.push_back({row.name, roleName(row.role), int8->op, int8->relu_op, row.fixed_scale,
-                   row.fixed_zero_point});
+    SupportedOp op{row.name, roleName(row.role), "", "", row.fixed_scale, row.fixed_zero_point};
+    if (row.role == Role::kRecurrent) {
+      op.int8_op = quantizedTarget().findDynamic(row.name, Activations::kDynamic)->op;
+    } else {
+      const Int8Row* int8 = quantizedTarget().find(row);
+      op.int8_op = int8->op;
+      op.relu_op = int8->relu_op;
+    }
+    ops.push_back(std::move(op));
   }
   return ops;
 }

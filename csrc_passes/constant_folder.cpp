@@ -30,11 +30,20 @@ bool isQuantize(const Node* node) {
          node->kind() == c10::aten::quantize_per_channel;
 }
 
+// Whether packed weights only become part of another.
+bool isPart(const Node* prepack, const Target& target) {
+  const auto& uses = prepack->output()->uses();
+  return std::all_of(uses.begin(), uses.end(),
+                     [&](const jit::Use& use) { return target.isPrepack(use.user); });
+}
+
 }  // namespace
 
 void ConstantFolder::foldPrepacks() {
   for (Node* node : allNodes(*method_.graph)) {
-    if (program_.target->isPrepack(node)) fold(node, "packed_params");
+    if (program_.target->isPrepack(node) && !isPart(node, *program_.target)) {
+      fold(node, "packed_params");
+    }
   }
   jit::EliminateDeadCode(method_.graph);
 }
@@ -68,6 +77,7 @@ void ConstantFolder::fold(Node* node, const std::string& suffix) {
 // What is packed may hold a bias as it is, and attributes share theirs with the user's model.
 void ConstantFolder::copyInputs(const Node* prepack) {
   for (const Value* input : prepack->inputs()) {
+    if (program_.target->isPrepack(input->node())) copyInputs(input->node());
     const auto constant = constantTensor(input, program_.module);
     if (!constant) continue;
     const auto [text, tensor] = firstOfItsKind(*constant);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "ir_util.h"
+#include "recurrent.h"
 
 namespace jitquant {
 
@@ -42,6 +43,20 @@ int64_t decisionOn(const Node* node, int64_t qconfig, const Program& program) {
   return is_half ? kNoFloat16Form : kNoDynamicForm;
 }
 
+std::vector<WeightUse> weightUses(Node* layer) {
+  if (!isRecurrent(layer)) return {{layer, 1}};
+  Node* list = layer->input(paramsInput(layer))->node();
+  const size_t values_of_cell = list->inputs().size() / cellsOf(layer).size();
+  std::vector<WeightUse> uses;
+  for (size_t i = 0; i < list->inputs().size(); i += values_of_cell) {
+    uses.push_back({list, i});
+    uses.push_back({list, i + 1});
+  }
+  return uses;
+}
+
+jit::Value* unrounded(jit::Value* rounded) { return rounded->node()->input(0)->node()->input(0); }
+
 std::string whyNotDynamic(const Node* node, int64_t qconfig, const Program& program) {
   const DynamicRow* dynamic = dynamicRow(node, qconfig, program);
   if (dynamic == nullptr) return "its qconfig is dynamic, which is for layers with weights";
@@ -51,9 +66,12 @@ std::string whyNotDynamic(const Node* node, int64_t qconfig, const Program& prog
     if (!reason.empty()) return reason;
   }
   if (dynamic->activations == Activations::kFloat) {
-    const double largest =
-        constantTensor(node->input(1), program.module)->abs().max().item<double>();
-    if (largest > kLargestFloat16) return "its weights are too large for float16";
+    for (const WeightUse& use : weightUses(const_cast<Node*>(node))) {
+      const at::Tensor weight = *constantTensor(use.value(), program.module);
+      if (weight.numel() > 0 && weight.abs().max().item<double>() > kLargestFloat16) {
+        return "its weights are too large for float16";
+      }
+    }
   }
   const auto type = node->input(row.data[0])->type()->cast<c10::TensorType>();
   if (type && type->scalarType() && *type->scalarType() != at::kFloat) {

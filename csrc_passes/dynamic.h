@@ -15,6 +15,18 @@ const DynamicRow* dynamicRow(const jit::Node* node, int64_t qconfig, const Progr
 // no form for a dynamic qconfig.
 int64_t decisionOn(const jit::Node* node, int64_t qconfig, const Program& program);
 
+// Where an op reads one of its weight matrices: itself, or through its list of weights.
+struct WeightUse {
+  jit::Node* reader;
+  size_t input;
+
+  jit::Value* value() const { return reader->input(input); }
+};
+std::vector<WeightUse> weightUses(jit::Node* layer);
+
+// What insert_dynamic_qdq rounded to make `rounded`.
+jit::Value* unrounded(jit::Value* rounded);
+
 // Why an op with a dynamic qconfig stays float, or "".
 std::string whyNotDynamic(const jit::Node* node, int64_t qconfig, const Program& program);
 

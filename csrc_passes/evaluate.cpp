@@ -1,13 +1,14 @@
 #include "evaluate.h"
 
 #include "ir_util.h"
+#include "recurrent.h"
 
 namespace jitquant {
 
 bool isPure(const jit::Node* node) {
   const c10::FunctionSchema* schema = node->maybeSchema();
-  return schema != nullptr && !schema->is_mutable() && !node->isNondeterministic() &&
-         !node->hasSideEffects();
+  if (schema == nullptr || schema->is_mutable() || node->hasSideEffects()) return false;
+  return !node->isNondeterministic() || (isRecurrent(node) && isInEvalMode(node));
 }
 
 std::optional<at::IValue> Evaluator::evaluate(const jit::Value* value) {

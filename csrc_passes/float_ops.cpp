@@ -22,7 +22,6 @@ std::vector<FloatOp> makeFloatOps() {
   const std::string no_kernel = "torch has no int8 kernel for it";
   const std::string off_grid = "its constant may lie between the steps of its input";
   const std::string look_up = "it copies rows of a float table, and torch's int8 form gives float";
-  const std::string dynamic = "torch's int8 form computes its scales at run time";
   const std::string channels_last = "on channels-last memory, which int8 convolutions leave, ";
   const std::string pads = channels_last + slower("1.3 to 3.2");
   const std::string reflects = channels_last + slower("0.9 to 2.6") + ", and loses that layout";
@@ -69,10 +68,10 @@ std::vector<FloatOp> makeFloatOps() {
       {"aten::std", no_gain},
       {"aten::embedding", look_up},
       {"aten::embedding_bag", look_up},
-      {"aten::lstm", dynamic},
-      {"aten::gru", dynamic},
-      {"aten::rnn_tanh", dynamic},
-      {"aten::rnn_relu", dynamic},
+      {"aten::lstm_cell", kOnlyDynamic},
+      {"aten::gru_cell", kOnlyDynamic},
+      {"aten::rnn_tanh_cell", kOnlyDynamic},
+      {"aten::rnn_relu_cell", kOnlyDynamic},
       {"aten::quantize_per_tensor", before},
       {"aten::quantize_per_tensor_dynamic", before},
       {"aten::quantize_per_channel", before},
@@ -122,6 +121,8 @@ std::vector<FloatOp> makeFloatOps() {
                            "replication_pad1d",
                            "replication_pad2d",
                            "replication_pad3d",
+                           "rnn_relu",
+                           "rnn_tanh",
                            "roll",
                            "round",
                            "rsqrt",

@@ -16,6 +16,10 @@ struct FloatOp {
 
 const std::vector<FloatOp>& floatOps();
 
+// The reason of ops with a static qconfig that only a dynamic one makes int8.
+inline constexpr const char* kOnlyDynamic =
+    "torch's int8 form computes its scales at run time: a dynamic qconfig makes it int8";
+
 // Why an op without a row in the op table stays float.
 std::string whyFloatOp(const jit::Node* node, const jit::Module& module);
 

@@ -8,6 +8,7 @@
 
 #include "error.h"
 #include "ir_util.h"
+#include "recurrent.h"
 
 namespace jitquant {
 
@@ -19,10 +20,10 @@ namespace {
 // Four times the largest weight that the smallest scale of an observer (2^-23) can hold.
 constexpr double kSmallestWeight = 4 * 127.5 / (1 << 23);
 
-// --- filters: "" or the reason ---
+}  // namespace
 
-std::string hasConstantWeight(const Node* node, const jit::Module& module) {
-  const auto weight = constantTensor(node->input(1), module);
+std::string whyNotWeight(const Value* value, const Node* node, const jit::Module& module) {
+  const auto weight = constantTensor(value, module);
   if (!weight) return "its weight is computed at run time";
   if (weight->scalar_type() != at::kFloat) {
     const std::string dtype = c10::toString(weight->scalar_type());
@@ -38,6 +39,16 @@ std::string hasConstantWeight(const Node* node, const jit::Module& module) {
   }
   const double largest = weight->numel() == 0 ? 0.0 : weight->abs().max().item<double>();
   if (largest > 0.0 && largest < kSmallestWeight) return "its weights are too small for int8";
+  return "";
+}
+
+namespace {
+
+// --- filters: "" or the reason ---
+
+std::string hasConstantWeight(const Node* node, const jit::Module& module) {
+  std::string reason = whyNotWeight(node->input(1), node, module);
+  if (!reason.empty()) return reason;
   if (!isNone(node->input(2)) && !constantTensor(node->input(2), module)) {
     return "its bias is computed at run time";
   }
@@ -180,6 +191,8 @@ std::vector<OpRow> makeTable() {
       {"aten::conv2d", Role::kWeighted, first, isConvolution},
       {"aten::conv3d", Role::kWeighted, first, isConvolution},
       {"aten::linear", Role::kWeighted, first, isLinear},
+      {"aten::lstm", Role::kRecurrent, first, isRecurrentLayer},
+      {"aten::gru", Role::kRecurrent, first, isRecurrentLayer},
       {"aten::add.Scalar", Role::kObserved, first, termIsConstant, secondIsScalar},
       {"aten::add", Role::kObserved, both, alphaIsConstant},
       {"aten::mul.Scalar", Role::kSharesInput, first, factorIsConstant, secondIsScalar},
@@ -271,6 +284,8 @@ const char* roleName(Role role) {
   switch (role) {
     case Role::kWeighted:
       return "weighted";
+    case Role::kRecurrent:
+      return "recurrent";
     case Role::kObserved:
       return "observed";
     case Role::kFixedQParams:

@@ -12,6 +12,7 @@ namespace jitquant {
 
 enum class Role {
   kWeighted,      // weight quantized and prepacked, bias float, output observed
+  kRecurrent,     // weights quantized and prepacked, by a dynamic qconfig only
   kObserved,      // inputs and output have qparams of their own
   kFixedQParams,  // the output's qparams follow from the op's range
   kSharesInput,   // moves values: the output has the input's qparams
@@ -47,6 +48,11 @@ std::vector<jit::Value*> resultsOf(const jit::Node* op);
 jit::Node* sourceOf(const jit::Value* value);
 // Why the list that an op gives cannot be one of int8 tensors; "" if it can, or is no list.
 std::string listProblem(const jit::Node* op);
+
+// "" or why the layer `node` cannot have this weight in int8; raises where that is the user's
+// mistake.
+std::string whyNotWeight(const jit::Value* weight, const jit::Node* node,
+                         const jit::Module& module);
 
 // The tensors that a node reads as quantized data; the elements of a list operand.
 std::vector<jit::Value*> dataInputs(const jit::Node* node, const OpRow& row);

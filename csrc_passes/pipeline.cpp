@@ -96,7 +96,8 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
   pipeline.run("resolve_asserts", {"fold_attributes"}, resolveAsserts);
   pipeline.run("pad_nested", {"resolve_asserts"}, padNested);
   pipeline.run("unfold_attention", {"pad_nested"}, unfoldAttention);
-  pipeline.run("own_state", {"unfold_attention"}, ownState);
+  pipeline.run("name_weights", {"unfold_attention"}, nameWeights);
+  pipeline.run("own_state", {"name_weights"}, ownState);
   pipeline.run("functionalize", {"own_state"}, functionalize);
   pipeline.run("fold_weights", {"functionalize", "own_state"}, foldWeights);
   pipeline.run("canonicalize", {"fold_attributes"}, canonicalize);
@@ -187,6 +188,7 @@ void Preparation::configureAndFold(const std::vector<int64_t>& decisions,
   Pipeline& pipeline = *pipeline_;
   pipeline.program.qconfigs = std::move(qconfigs);
   pipeline.run("configure", {"simplify"}, [&](Program& program) { configure(program, decisions); });
+  pipeline.run("unfold_cells", {"configure"}, unfoldCells);
   pipeline.run("fold_conv_bn", {"configure", "canonicalize_linear"}, foldConvBn);
   pipeline.run("rewrite_conv_transpose", {"fold_conv_bn"}, rewriteConvTranspose);
   pipeline.run("rewrite_pixel_shuffle", {"fold_conv_bn", "configure"}, rewritePixelShuffle);

@@ -111,9 +111,9 @@ struct Lowering {
 // A dynamic op, which reads and gives float, and what it stands for.
 struct DynamicLowering {
   jit::Node* float_op;
-  jit::Value* input;         // what float_op read before its input was rounded
-  jit::Value* float_output;  // of float_op, or of the relu behind it
-  jit::Value* dynamic_output;
+  jit::Value* input;                         // what float_op read before its input was rounded
+  std::vector<jit::Value*> float_outputs;    // of float_op, or of the relu behind it
+  std::vector<jit::Value*> dynamic_outputs;  // in the same order
 };
 
 struct Plan;

@@ -144,18 +144,24 @@ void readQConfigs(Program& program) {
   }
 }
 
-QParams weightQParams(const Node* layer, const Program& program) {
-  const at::Tensor weight = *constantTensor(layer->input(1), program.module);
-  const OpRecord& record = program.records[*mark(layer, kOpMark)];
-  jit::Module observer = program.qconfigs[record.qconfig].weight.deepcopy();
-  observer.forward({weight.detach()});
-  return program.target->safeWeightQParams(weight, readQParams(observer));
+static QParams weightQParams(const Value* weight, const ObserverPair& qconfig,
+                             const Program& program) {
+  const at::Tensor values = *constantTensor(weight, program.module);
+  jit::Module observer = qconfig.weight.deepcopy();
+  observer.forward({values.detach()});
+  return program.target->safeWeightQParams(values, readQParams(observer));
 }
 
-void insertWeightPair(Node* layer, const Program& program) {
-  const QuantizePair pair =
-      insertQuantizePair(layer->input(1), weightQParams(layer, program), layer);
-  layer->replaceInput(1, pair.dequantize->output());
+QParams weightQParams(const Node* layer, const Program& program) {
+  const OpRecord& record = program.records[*mark(layer, kOpMark)];
+  return weightQParams(layer->input(1), program.qconfigs[record.qconfig], program);
+}
+
+void insertWeightPair(Node* reader, size_t input, const ObserverPair& qconfig,
+                      const Program& program) {
+  const QParams qparams = weightQParams(reader->input(input), qconfig, program);
+  const QuantizePair pair = insertQuantizePair(reader->input(input), qparams, reader);
+  reader->replaceInput(input, pair.dequantize->output());
 }
 
 // The argument of that name; otherwise int8 ops take output scale and zero point last.

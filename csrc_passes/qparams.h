@@ -20,8 +20,9 @@ void readQConfigs(Program& program);
 // The qparams with which the weight of a layer is packed.
 QParams weightQParams(const jit::Node* layer, const Program& program);
 
-// A quantize pair for the weight of a layer, with qparams by the observer of the layer's qconfig.
-void insertWeightPair(jit::Node* layer, const Program& program);
+// A quantize pair for a constant weight that `reader` reads, with qparams by the qconfig's observer.
+void insertWeightPair(jit::Node* reader, size_t input, const ObserverPair& qconfig,
+                      const Program& program);
 
 // The qparams of a per-tensor quantized value, where they are constants of the graph.
 std::optional<QParams> staticQParams(const jit::Value* quantized);

@@ -185,7 +185,7 @@ def _ability(op: _C.SupportedOp, engine: _C.Engine) -> OpAbility:
         op=op.op,
         int8_op=op.int8_op,
         fused_relu=op.relu_op,
-        per_channel=True if op.role == "weighted" else None,
+        per_channel=True if op.role in ("weighted", "recurrent") else None,
         fixed_qparams=(op.fixed_scale, op.fixed_zero_point) if op.fixed_scale > 0 else None,
     )
 

@@ -143,7 +143,8 @@ def int8_ops(model: torch.jit.ScriptModule) -> tuple[str, ...]:
 
 
 def test_samples_cover_exactly_the_rows_of_the_table() -> None:
-    assert {sample.row for sample in SAMPLES} == {row.op for row in _C.supported_ops()}
+    rows = {row.op for row in _C.supported_ops() if row.role != "recurrent"}  # those are dynamic
+    assert {sample.row for sample in SAMPLES} == rows
 
 
 def test_names_are_unique() -> None:

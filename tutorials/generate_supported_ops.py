@@ -15,6 +15,9 @@ OUTPUT = Path(__file__).with_name("supported_ops.md")
 
 ROLES = {
     "weighted": "The weight is quantized and packed, the bias stays float, the output is observed.",
+    "recurrent": "By a dynamic qconfig only: the weights are quantized and packed, and the op "
+    "quantizes what it reads and its hidden states. LSTMCell, GRUCell and RNNCell become linear "
+    "layers, which are dynamic.",
     "observed": "Inputs and output have qparams of their own, found by calibration.",
     "fixed qparams": "The op's range is known, so its output is not observed.",
     "shares input": "The output has its input's qparams; a constant factor only changes the scale.",

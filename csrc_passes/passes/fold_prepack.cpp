@@ -4,6 +4,7 @@
 //   %wq = aten::quantize_per_channel(%w, ...); %packed = quantized::conv2d_prepack(%wq, %b, ...)
 // After:
 //   %packed = GetAttr[name="layer1_0_conv1_packed_params"](%self)
+// The cell of an LSTM or GRU, made of two packed weights, is one attribute.
 //
 // Needs:  restore_layout. Equal packings are kept once.
 // Leaves: packing of what is not constant yet, to freeze. It runs before freeze, whose time grows

@@ -9,10 +9,13 @@
 // After, with float16 weights:
 //   %wh = aten::to(%w, float16, ...); %wf = aten::to(%wh, float32, ...)
 //   %y = aten::linear(%x, %wf, %b)
+// An LSTM or GRU has all weights of its list rounded. Its op also quantizes hidden states and what
+// one layer hands to the next, which stay as they are here.
 //
 // Needs:  plan.
 // Leaves: static ops, which are insert_qdq's.
 
+#include "dynamic.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 #include "plan.h"
@@ -25,11 +28,16 @@ using jit::Value;
 
 namespace {
 
-Value* roundedTo(Value* value, at::ScalarType dtype, Node* before) {
+Value* castTo(Value* value, at::ScalarType dtype, Node* before) {
   Value* no = insertConstantBefore(before, false);
   Value* code = insertConstantBefore(before, static_cast<int64_t>(dtype));
   return insertOp(before, c10::aten::to,
                   {value, code, no, no, insertConstantBefore(before, at::IValue())});
+}
+
+void roundToHalf(const WeightUse& use) {
+  Value* half = castTo(use.value(), at::kHalf, use.reader);
+  use.reader->replaceInput(use.input, castTo(half, at::kFloat, use.reader));
 }
 
 void roundInput(Node* layer, size_t index, bool reduce_range) {
@@ -47,12 +55,14 @@ void insertDynamicQdq(Program& program) {
     for (Node* node : allNodes(*method.graph)) {
       if (method.plan->dynamic.count(node) == 0) continue;
       const ObserverPair& qconfig = program.qconfigs[program.records[*mark(node, kOpMark)].qconfig];
-      if (qconfig.activations == Activations::kFloat) {
-        Value* half = roundedTo(node->input(1), at::kHalf, node);
-        node->replaceInput(1, roundedTo(half, at::kFloat, node));
-      } else {
-        roundInput(node, findRow(node)->data[0], qconfig.reduce_range);
-        insertWeightPair(node, program);
+      const bool is_half = qconfig.activations == Activations::kFloat;
+      if (!is_half) roundInput(node, findRow(node)->data[0], qconfig.reduce_range);
+      for (const WeightUse& use : weightUses(node)) {
+        if (is_half) {
+          roundToHalf(use);
+        } else {
+          insertWeightPair(use.reader, use.input, qconfig, program);
+        }
       }
     }
   }

@@ -45,7 +45,8 @@ class Inserter {
         known_.emplace(node->output(), perTensor(row.fixed_scale, row.fixed_zero_point));
         insert(node->output(), known_.at(node->output()), true);
       } else if (row.role == Role::kWeighted) {
-        insertWeightPair(node, program_);
+        const OpRecord& record = program_.records[*mark(node, kOpMark)];
+        insertWeightPair(node, 1, program_.qconfigs[record.qconfig], program_);
       } else if (row.role == Role::kSharesInput || row.role == Role::kAverages) {
         const QParams& input = qparamsOf(node->input(row.data[0]));
         for (Value* result : resultsOf(node)) known_[result] = sharedQParams(node, input);

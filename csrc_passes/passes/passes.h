@@ -17,6 +17,7 @@ void foldAttributes(Program& program);
 void resolveAsserts(Program& program);
 void padNested(Program& program);
 void unfoldAttention(Program& program);
+void nameWeights(Program& program);
 void ownState(Program& program);
 void functionalize(Program& program);
 void foldWeights(Program& program);
@@ -34,6 +35,7 @@ void configure(Program& program, const std::vector<int64_t>& decisions);
 // The names of the recorders at the tensors that each of the listed ops reads.
 std::vector<std::vector<std::string>> watchShapes(Program& program,
                                                   const jit::Module& shape_recorder);
+void unfoldCells(Program& program);
 void foldConvBn(Program& program);
 void rewriteConvTranspose(Program& program);
 void rewritePixelShuffle(Program& program);

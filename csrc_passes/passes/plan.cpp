@@ -84,6 +84,7 @@ class Planner : private PlanDraft {
     if (program.qconfigs[qconfig].activations != Activations::kStatic) {
       return whyNotDynamic(node, qconfig, program);
     }
+    if (row->role == Role::kRecurrent) return kOnlyDynamic;
     if (followsFloatConvolution(node)) return "the layer that it normalizes is left float";
     if (row->filter != nullptr) {
       std::string reason = row->filter(node, program.module);
@@ -122,7 +123,9 @@ class Planner : private PlanDraft {
   // A relu that alone follows a dynamic layer, and is not left float, runs in the layer's op.
   void takeRelu(Node* layer) {
     const auto dynamic = plan->dynamic.find(layer);
-    if (dynamic == plan->dynamic.end() || !hasOneUse(layer->output())) return;
+    if (dynamic == plan->dynamic.end()) return;
+    const DynamicRow& row = *dynamicRow(layer, record(layer).qconfig, program);
+    if (row.relu_op.empty() || !hasOneUse(layer->output())) return;
     Node* user = layer->output()->uses()[0].user;
     const bool fits = user->kind() == c10::aten::relu && record(user).qconfig >= 0 &&
                       user->owningBlock() == layer->owningBlock();

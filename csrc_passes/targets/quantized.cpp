@@ -129,6 +129,22 @@ Int8Row convolution(const std::string& name) {
           .missing_groups = missingGroups};
 }
 
+DynamicRow recurrent(const std::string& name, Activations activations) {
+  const bool is_half = activations == Activations::kFloat;
+  DynamicRow row{
+      .row = "aten::" + name,
+      .activations = activations,
+      .op = "aten::quantized_" + name,
+      .prepack = is_half ? "quantized::linear_prepack_fp16" : "quantized::linear_prepack",
+      .takes_reduce_range = !is_half,
+      .cell = is_half ? "quantized::make_quantized_cell_params_fp16"
+                      : "quantized::make_quantized_cell_params_dynamic",
+      .cell_takes_biases = !is_half};
+  const at::ScalarType dtype = is_half ? at::kHalf : at::kQInt8;
+  if (name == "lstm") row.constants = {static_cast<int64_t>(dtype), /*use_dynamic=*/true};
+  return row;
+}
+
 Target makeQuantizedTarget() {
   Target target{
       "quantized",
@@ -200,28 +216,30 @@ Target makeQuantizedTarget() {
           {"aten::view", "aten::reshape", "", "", {}, {0, 1}, false},
           {"aten::view_as", "aten::reshape_as", "", "", {}, {0, 1}, false},
       },
-      {{"aten::linear",
-        Activations::kDynamic,
-        "quantized::linear_dynamic",
-        "quantized::linear_relu_dynamic",
-        "quantized::linear_prepack",
-        {1, 2},
-        true},
-       {"aten::linear",
-        Activations::kFloat,
-        "quantized::linear_dynamic_fp16",
-        "quantized::linear_relu_dynamic_fp16",
-        "quantized::linear_prepack_fp16",
-        {1, 2},
-        false}},
+      {{.row = "aten::linear",
+        .activations = Activations::kDynamic,
+        .op = "quantized::linear_dynamic",
+        .relu_op = "quantized::linear_relu_dynamic",
+        .prepack = "quantized::linear_prepack",
+        .takes_reduce_range = true},
+       {.row = "aten::linear",
+        .activations = Activations::kFloat,
+        .op = "quantized::linear_dynamic_fp16",
+        .relu_op = "quantized::linear_relu_dynamic_fp16",
+        .prepack = "quantized::linear_prepack_fp16"},
+       recurrent("lstm", Activations::kDynamic),
+       recurrent("lstm", Activations::kFloat),
+       recurrent("gru", Activations::kDynamic),
+       recurrent("gru", Activations::kFloat)},
       {{"quantized::conv2d", "quantized::add", "quantized::conv2d_add", true},
        {"quantized::conv2d", "quantized::add_relu", "quantized::conv2d_add_relu", true},
        {"quantized::linear", "quantized::leaky_relu", "quantized::linear_leaky_relu", false, {1}},
        {"quantized::linear", "aten::tanh", "quantized::linear_tanh"}},
       safeWeightQParams,
   };
-  // Every other op of the table takes quantized tensors as it is.
+  // Every other op of the table but those that are only dynamic takes quantized tensors as it is.
   for (const OpRow& row : opTable()) {
+    if (row.role == Role::kRecurrent) continue;
     if (target.find(row) == nullptr) target.rows.push_back({row.name, row.name, "", "", {}, {}});
   }
   return target;
@@ -257,8 +275,10 @@ const FusedRow* Target::findFused(const jit::Node* layer, const jit::Node* behin
 bool Target::isPrepack(const jit::Node* node) const {
   const std::string kind = node->kind().toQualString();
   const auto packs = [&](const auto& row) { return !row.prepack.empty() && row.prepack == kind; };
+  const auto joins = [&](const DynamicRow& row) { return !row.cell.empty() && row.cell == kind; };
   return std::any_of(rows.begin(), rows.end(), packs) ||
-         std::any_of(dynamic_rows.begin(), dynamic_rows.end(), packs);
+         std::any_of(dynamic_rows.begin(), dynamic_rows.end(), packs) ||
+         std::any_of(dynamic_rows.begin(), dynamic_rows.end(), joins);
 }
 
 const Target& quantizedTarget() {

@@ -35,15 +35,19 @@ struct Int8Row {
   int64_t (*missing_groups)(const jit::Node*, const jit::Module&) = nullptr;
 };
 
-// How a layer is spelled with a packed weight and float activations.
+// How a layer is spelled with packed weights and float activations.
 struct DynamicRow {
   std::string row;  // OpRow::name
   Activations activations;
   std::string op;
-  std::string relu_op;
-  std::string prepack;
-  std::vector<size_t> prepack_args;
-  bool takes_reduce_range;  // behind the packed weight
+  std::string relu_op = {};
+  std::string prepack;              // takes weight and bias
+  bool takes_reduce_range = false;  // behind the packed weight, or in the op of the cell
+  // An LSTM or GRU: the op that joins the packed weights of one cell, "" for others; whether it
+  // takes the biases too; and what comes behind the arguments of the float op.
+  std::string cell = {};
+  bool cell_takes_biases = false;
+  std::vector<at::IValue> constants = {};
 };
 
 // A layer and the op that reads its result, as one op.
@@ -69,7 +73,7 @@ struct Target {
   // Whether the engine that is set has the fused rows.
   bool fusesLayers() const;
   const FusedRow* findFused(const jit::Node* layer, const jit::Node* behind) const;
-  // Whether the op packs a weight.
+  // Whether the op packs a weight, or joins packed ones.
   bool isPrepack(const jit::Node* node) const;
 };
 

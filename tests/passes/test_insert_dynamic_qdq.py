@@ -1,5 +1,7 @@
 """insert_dynamic_qdq: what a dynamic layer does to its values, in float."""
 
+import pytest
+import torch
 from torch import Tensor, nn
 
 from jitquant import (
@@ -111,3 +113,68 @@ def test_recorders_of_shapes_alone_are_inserted() -> None:
     )
     assert prepared.model.jitquant_observer_0.dtype == 6
     assert prepared.model.jitquant_observer_dynamic_0.is_dynamic
+
+
+class Gru(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.empty(6, 4))
+        self.u = nn.Parameter(torch.empty(6, 2))
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        weights: list[Tensor] = [self.w, self.u]
+        return torch.gru(x, h, weights, False, 1, 0.0, False, False, False)[0]
+
+
+GRU = """
+    graph(self, %x : Tensor, %h : Tensor):
+      %0 : Tensor[] = prim::ListConstruct(self.w, self.u)
+      %1 : Tensor, %2 : Tensor = aten::gru(%x, %h, %0, False, 1, 0.0, False, False, False)
+      return (%1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("qconfig", "after"),
+    [
+        pytest.param(
+            INT8,
+            """
+                graph(self, %x : Tensor, %h : Tensor):
+                  %0 : Tensor = aten::quantize_per_tensor(self.w, 0.03125, 0, 12)
+                  %1 : Tensor = aten::dequantize(%0)
+                  %2 : Tensor = aten::quantize_per_tensor(self.u, 0.03125, 0, 12)
+                  %3 : Tensor = aten::dequantize(%2)
+                  %4 : Tensor[] = prim::ListConstruct(%1, %3)
+                  %5 : Tensor = aten::quantize_per_tensor_dynamic(%x, 13, False)
+                  %6 : Tensor = aten::dequantize(%5)
+                  %7 : Tensor, %8 : Tensor = aten::gru(%6, %h, %4, False, 1, 0.0, False, False, False)
+                  return (%7)
+            """,
+            id="int8",
+        ),
+        pytest.param(
+            float16_dynamic_qconfig,
+            """
+                graph(self, %x : Tensor, %h : Tensor):
+                  %0 : Tensor = aten::to(self.w, 5, False, False, None)
+                  %1 : Tensor = aten::to(%0, 6, False, False, None)
+                  %2 : Tensor = aten::to(self.u, 5, False, False, None)
+                  %3 : Tensor = aten::to(%2, 6, False, False, None)
+                  %4 : Tensor[] = prim::ListConstruct(%1, %3)
+                  %5 : Tensor, %6 : Tensor = aten::gru(%x, %h, %4, False, 1, 0.0, False, False, False)
+                  return (%5)
+            """,
+            id="float16",
+        ),
+    ],
+)
+def test_weights_in_a_list(qconfig: QConfig, after: str) -> None:
+    """The op reads hidden states as they are: it rounds them itself."""
+    result = before_and_after(
+        "insert_dynamic_qdq",
+        scripted(Gru()),
+        qconfig_dict={"": qconfig},
+        function="prepare_dynamic_jit",
+    )
+    assert_change(result, GRU, after)

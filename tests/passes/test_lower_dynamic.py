@@ -1,6 +1,7 @@
 """lower_dynamic: a dynamic layer, with its relu, becomes one op that quantizes what it reads."""
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from jitquant import QConfig, default_dynamic_qconfig, float16_dynamic_qconfig
@@ -161,3 +162,80 @@ def test_static_layers_are_left() -> None:
     static = before_and_after("lower_dynamic", scripted(Layer()), sample(3, 4))
     assert_unchanged(static, static.before)
     assert "quantized::linear(" in static.before
+
+
+class Gru(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.empty(6, 4))
+        self.u = nn.Parameter(torch.empty(6, 2))
+        self.b = nn.Parameter(torch.empty(6))
+        self.d = nn.Parameter(torch.empty(6))
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        weights: list[Tensor] = [self.w, self.u, self.b, self.d]
+        return torch.gru(x, h, weights, True, 1, 0.0, False, False, False)[0]
+
+
+class Lstm(Gru):
+    """Without biases, of packed sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.empty(8, 4))
+        self.u = nn.Parameter(torch.empty(8, 2))
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        sizes = torch.tensor([2, 1])
+        weights: list[Tensor] = [self.w, self.u]
+        return torch.lstm(x, sizes, [h, h], weights, False, 1, 0.0, False, False)[0]
+
+
+def test_gru() -> None:
+    assert_text(
+        change(Gru()).after,
+        """
+            graph(self, %x : Tensor, %h : Tensor):
+              %0 : Tensor = aten::quantize_per_tensor(self.w, 0.03125, 0, 12)
+              %1 : Tensor = aten::quantize_per_tensor(self.u, 0.03125, 0, 12)
+              %2 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(%0, self.b)
+              %3 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(%1, self.d)
+              %4 : __torch__.torch.classes.rnn.CellParamsBase = quantized::make_quantized_cell_params_dynamic(%2, %3, self.b, self.d, False)
+              %5 : __torch__.torch.classes.rnn.CellParamsBase[] = prim::ListConstruct(%4)
+              %6 : Tensor, %7 : Tensor = aten::quantized_gru(%x, %h, %5, True, 1, 0.0, False, False, False)
+              return (%6)
+        """,
+    )
+
+
+def test_lstm() -> None:
+    assert_text(
+        change(Lstm()).after,
+        """
+            graph(self, %x : Tensor, %h : Tensor):
+              %0 : Tensor = aten::quantize_per_tensor(self.w, 0.03125, 0, 12)
+              %1 : Tensor = aten::quantize_per_tensor(self.u, 0.03125, 0, 12)
+              %2 : Tensor[] = prim::ListConstruct(%h, %h)
+              %3 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(%0, tensor(0 0 0 0 0 0 0 0 [ CPUFloatType{8} ]))
+              %4 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack(%1, tensor(0 0 0 0 0 0 0 0 [ CPUFloatType{8} ]))
+              %5 : __torch__.torch.classes.rnn.CellParamsBase = quantized::make_quantized_cell_params_dynamic(%3, %4, tensor(0 0 0 0 0 0 0 0 [ CPUFloatType{8} ]), tensor(0 0 0 0 0 0 0 0 [ CPUFloatType{8} ]), False)
+              %6 : __torch__.torch.classes.rnn.CellParamsBase[] = prim::ListConstruct(%5)
+              %7 : Tensor, %8 : Tensor, %9 : Tensor = aten::quantized_lstm(%x, tensor(2 1 [ CPULongType{2} ]), %2, %6, True, 1, 0.0, False, False, 12, True)
+              return (%7)
+        """,
+    )
+
+
+def test_gru_of_float16() -> None:
+    assert_text(
+        change(Gru(), float16_dynamic_qconfig).after,
+        """
+            graph(self, %x : Tensor, %h : Tensor):
+              %0 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack_fp16(self.w, self.b)
+              %1 : __torch__.torch.classes.quantized.LinearPackedParamsBase = quantized::linear_prepack_fp16(self.u, self.d)
+              %2 : __torch__.torch.classes.rnn.CellParamsBase = quantized::make_quantized_cell_params_fp16(%0, %1)
+              %3 : __torch__.torch.classes.rnn.CellParamsBase[] = prim::ListConstruct(%2)
+              %4 : Tensor, %5 : Tensor = aten::quantized_gru(%x, %h, %3, True, 1, 0.0, False, False, False)
+              return (%4)
+        """,
+    )

@@ -65,3 +65,34 @@ def test_another_result_is_found() -> None:
     model.linear.weight.data.copy_(torch.tensor([[3e38, -3e38, 3e38, 3e38]] * 2))
     prepared = prepare_dynamic_jit(model, {"": default_dynamic_qconfig})
     assert reasons(convert_dynamic_jit(prepared))[0][1] == "its dynamic form is wrong"
+
+
+class Lstm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 6)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, (h, c) = self.lstm(x)
+        return y, h, c
+
+
+@pytest.mark.parametrize("shape", [None, (0, 2, 4), (3, 0, 4), (100, 2, 4)])
+def test_right_lstms_stay(shape: tuple[int, ...] | None) -> None:
+    prepared = prepare_dynamic_jit(scripted(Lstm()), {"": default_dynamic_qconfig})
+    if shape and 0 not in shape:
+        prepared(torch.zeros(shape))
+    assert ("aten::lstm", "aten::quantized_lstm") in reasons(convert_dynamic_jit(prepared))
+
+
+def test_lstms_that_rounding_spoils_are_float_again() -> None:
+    """With weights this large, which cancel, a step of the hidden state turns gates over."""
+    model = scripted(Lstm())
+    signs = torch.tensor([1.0, -1.0]).repeat(3)
+    model.lstm.weight_hh_l0.data.copy_(signs * 3000)
+    prepared = prepare_dynamic_jit(model, {"": default_dynamic_qconfig})
+    converted = convert_dynamic_jit(prepared)
+    found = dict(reasons(converted))
+    assert found["aten::lstm"] == "its dynamic form is off by more than a tenth"
+    assert_same_output(converted, model, sample(3, 2, 4), atol=0)
+    assert "quantize" not in str(converted.graph)
