@@ -143,3 +143,32 @@ def test_weights_are_packed_once(int8: torch.jit.ScriptModule) -> None:
         graph = str(int8._c._get_method(method).graph)
         assert "quantized::conv1d(" in graph
         assert "prepack" not in graph
+
+
+@pytest.fixture(scope="module")
+def dynamic() -> torch.jit.ScriptModule:
+    """The LSTM cells alone are int8, as linear layers."""
+    mapping = (
+        jitquant.QConfigMapping()
+        .set_global(None)
+        .set_object_type("aten::lstm_cell", jitquant.per_channel_dynamic_qconfig)
+    )
+    prepared = jitquant.prepare_dynamic_jit(load(), mapping)
+    return jitquant.convert_dynamic_jit(prepared, preserved_attrs=["reset_states", "audio_forward"])
+
+
+@pytest.mark.parametrize("rate", CHUNKS)
+def test_dynamic_lstm_cells(dynamic: torch.jit.ScriptModule, rate: int) -> None:
+    """Nothing was calibrated. The state carries 8-bit rounding on over 90 chunks."""
+    expected, actual = probabilities(load(), rate), probabilities(reloaded(dynamic), rate)
+    assert (expected - actual).abs().max() <= 0.05
+    assert torch.equal(expected > 0.5, actual > 0.5)
+
+
+def test_dynamic_lstm_cells_are_packed_once(dynamic: torch.jit.ScriptModule) -> None:
+    linears = [op for op in jitquant.coverage(dynamic).ops if op.op == "aten::linear"]
+    assert [op.reason for op in linears] == ["quantized::linear_dynamic"] * 16
+    for method in ("forward", "audio_forward"):
+        graph = str(dynamic._c._get_method(method).graph)
+        assert graph.count("quantized::linear_dynamic(") == 8
+        assert "prepack" not in graph and "lstm_cell(" not in graph
