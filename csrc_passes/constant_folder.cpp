@@ -39,27 +39,29 @@ bool isPart(const Node* prepack, const Target& target) {
 
 }  // namespace
 
-void ConstantFolder::foldPrepacks() {
-  for (Node* node : allNodes(*method_.graph)) {
+void ConstantFolder::foldPrepacks(Method& method) {
+  evaluator_.emplace(program_.module);
+  for (Node* node : allNodes(*method.graph)) {
     if (program_.target->isPrepack(node) && !isPart(node, *program_.target)) {
       fold(node, "packed_params");
     }
   }
-  jit::EliminateDeadCode(method_.graph);
+  jit::EliminateDeadCode(method.graph);
 }
 
-void ConstantFolder::foldQuantizes() {
-  for (Node* node : allNodes(*method_.graph)) {
+void ConstantFolder::foldQuantizes(Method& method) {
+  evaluator_.emplace(program_.module);
+  for (Node* node : allNodes(*method.graph)) {
     if (isQuantize(node)) fold(node, "quantized");
   }
-  jit::EliminateDeadCode(method_.graph);
+  jit::EliminateDeadCode(method.graph);
 }
 
 void ConstantFolder::fold(Node* node, const std::string& suffix) {
   if (node->output()->uses().empty() || !isConstant(node->output())) return;
   std::string& name = names_[signature(node->output())];
   if (program_.target->isPrepack(node)) copyInputs(node);
-  const auto value = evaluator_.evaluate(node->output());
+  const auto value = evaluator_->evaluate(node->output());
   if (!value) return;
   if (name.empty()) {
     std::string wish = modulePath(node);
@@ -83,7 +85,7 @@ void ConstantFolder::copyInputs(const Node* prepack) {
     const auto [text, tensor] = firstOfItsKind(*constant);
     const auto [copy, is_new] = copies_.emplace(text, at::Tensor());
     if (is_new) copy->second = tensor.detach().clone();
-    evaluator_.set(input, copy->second);
+    evaluator_->set(input, copy->second);
   }
 }
 
@@ -102,7 +104,7 @@ std::string ConstantFolder::signature(const Value* value) {
   if (const auto constant = constantOrAttribute(value, program_.module)) {
     if (!constant->isTensor()) return signatureOf(*constant);
     const auto [text, tensor] = firstOfItsKind(constant->toTensor());
-    evaluator_.set(value, tensor);  // so that equal tensors are saved once
+    evaluator_->set(value, tensor);  // so that equal tensors are saved once
     return text;
   }
   std::string text = value->node()->kind().toQualString();

@@ -1,7 +1,8 @@
 #pragma once
-// Attributes for what is computed from constants, one for all equal computations.
+// Attributes for what is computed from constants, one for all equal computations of all methods.
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,13 +13,12 @@ namespace jitquant {
 
 class ConstantFolder {
  public:
-  ConstantFolder(Program& program, Method& method)
-      : program_(program), method_(method), evaluator_(program.module) {}
+  explicit ConstantFolder(Program& program) : program_(program) {}
 
   // Packing of constant weights.
-  void foldPrepacks();
+  void foldPrepacks(Method& method);
   // Quantizing of constants.
-  void foldQuantizes();
+  void foldQuantizes(Method& method);
 
  private:
   // Replaces a node by the read of an attribute of the top module, named by the node's module path
@@ -33,8 +33,7 @@ class ConstantFolder {
   std::pair<std::string, at::Tensor> firstOfItsKind(const at::Tensor& tensor);
 
   Program& program_;
-  Method& method_;
-  Evaluator evaluator_;
+  std::optional<Evaluator> evaluator_;  // of one method, whose values no longer change
   // All looked up only.
   std::map<std::string, std::string> names_;
   std::map<std::string, std::vector<at::Tensor>> tensors_;  // by hash, those that differ

@@ -4,6 +4,7 @@
 
 #include "ir_util.h"
 #include "recurrent.h"
+#include "tables.h"
 
 namespace jitquant {
 
@@ -21,8 +22,11 @@ bool isDynamic(int64_t qconfig, const Program& program) {
 
 ObserverPair ObserverPair::of(const jit::Module& activation, const jit::Module& weight) {
   ObserverPair pair{activation, weight};
+  const int64_t dtype = weight.attr("dtype").toInt();
+  if (dtype == static_cast<int64_t>(at::kQUInt8)) pair.activations = Activations::kByteRows;
+  if (dtype == static_cast<int64_t>(at::kQUInt4x2)) pair.activations = Activations::kFourBitRows;
   if (!activation.hasattr("is_dynamic") || !activation.attr("is_dynamic").toBool()) return pair;
-  const bool is_half = weight.attr("dtype").toInt() == static_cast<int64_t>(at::kHalf);
+  const bool is_half = dtype == static_cast<int64_t>(at::kHalf);
   pair.activations = is_half ? Activations::kFloat : Activations::kDynamic;
   pair.reduce_range = activation.attr("reduce_range").toBool();
   return pair;
@@ -39,6 +43,7 @@ int64_t decisionOn(const Node* node, int64_t qconfig, const Program& program) {
   const bool has_no_form =
       isDynamic(qconfig, program) && isLayer(node) && dynamicRow(node, qconfig, program) == nullptr;
   if (!has_no_form) return qconfig;
+  if (isForTables(program.qconfigs[qconfig])) return kNoTable;
   const bool is_half = program.qconfigs[qconfig].activations == Activations::kFloat;
   return is_half ? kNoFloat16Form : kNoDynamicForm;
 }

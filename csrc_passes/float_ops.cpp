@@ -2,6 +2,7 @@
 
 #include "conv_transpose.h"
 #include "ir_util.h"
+#include "tables.h"
 
 namespace jitquant {
 
@@ -21,7 +22,7 @@ std::vector<FloatOp> makeFloatOps() {
   const std::string ties = "values that round alike would change its indices";
   const std::string no_kernel = "torch has no int8 kernel for it";
   const std::string off_grid = "its constant may lie between the steps of its input";
-  const std::string look_up = "it copies rows of a float table, and torch's int8 form gives float";
+  const std::string look_up = kTableIsFloat;
   const std::string channels_last = "on channels-last memory, which int8 convolutions leave, ";
   const std::string pads = channels_last + slower("1.3 to 3.2");
   const std::string reflects = channels_last + slower("0.9 to 2.6") + ", and loses that layout";

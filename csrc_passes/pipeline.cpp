@@ -94,6 +94,7 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
   pipeline.run("undo_mkldnn", {"note_origins"}, undoMkldnn);
   pipeline.run("fold_attributes", {"undo_mkldnn"}, foldAttributes);
   pipeline.run("resolve_asserts", {"fold_attributes"}, resolveAsserts);
+  pipeline.run("resolve_identities", {"resolve_asserts"}, resolveIdentities);
   pipeline.run("pad_nested", {"resolve_asserts"}, padNested);
   pipeline.run("unfold_attention", {"pad_nested"}, unfoldAttention);
   pipeline.run("name_weights", {"unfold_attention"}, nameWeights);
@@ -258,6 +259,7 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   if (form != Form::kFloat) pipeline.run("pad_groups", {"plan"}, padGroups);
   pipeline.run("insert_qdq", {"plan"}, insertQdq);
   pipeline.run("insert_dynamic_qdq", {"plan"}, insertDynamicQdq);
+  pipeline.run("quantize_tables", {"plan"}, quantizeTables);
   pipeline.run("quantize_joins", {"insert_qdq"}, quantizeJoins);
   const auto finished = [&] {
     Result result = finish(pipeline, /*strip=*/true);
@@ -276,6 +278,10 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   pipeline.run("verify", {"lower"}, verify);
   pipeline.run("lower_dynamic", {"insert_dynamic_qdq", "verify"}, lowerDynamic);
   pipeline.run("verify_dynamic", {"lower_dynamic"}, verifyDynamic);
+  pipeline.run("lower_tables", {"quantize_tables"}, lowerTables);
+  pipeline.run("verify_tables", {"lower_tables"}, verifyTables);
+  pipeline.run("note_shared_weights", {"verify", "verify_dynamic", "verify_tables"},
+               noteSharedWeights);
   pipeline.run("fuse", {"verify"}, fuse);
   pipeline.run("fuse_sum", {"fuse"}, fuseSum);
   pipeline.run("fuse_activation", {"fuse"}, fuseActivation);

@@ -21,7 +21,8 @@ struct Plan {
   std::unordered_map<const jit::Node*, jit::Node*> absorbed_by;    // activation -> op
   // Layers that quantize what they read themselves, with the relu that each takes along or null.
   std::unordered_map<const jit::Node*, jit::Node*> dynamic;
-  std::vector<ObservedValue> observed;  // values that get qparams, in graph order
+  std::unordered_set<const jit::Node*> tables;  // embeddings whose table is packed
+  std::vector<ObservedValue> observed;          // values that get qparams, in graph order
   // Outputs of branches and values that go round a loop, which only int8 ops read.
   std::unordered_set<const jit::Value*> joined;
   // int8 value -> the one in `joined` that it becomes, whose qparams it has; and the other way

@@ -16,8 +16,9 @@ namespace jitquant {
 namespace jit = torch::jit;
 
 // How activations are quantized: by calibrated qparams; by the op itself, with qparams of the
-// values that it is given; or not at all, beside weights of float16.
-enum class Activations { kStatic, kDynamic, kFloat };
+// values that it is given; or not at all, beside weights of float16 or the packed table of an
+// embedding.
+enum class Activations { kStatic, kDynamic, kFloat, kByteRows, kFourBitRows };
 
 // The observers that one qconfig asks for. Both are templates: each use works on a deep copy.
 struct ObserverPair {
@@ -31,11 +32,12 @@ struct ObserverPair {
 };
 
 // Decisions that leave an op float: its qconfig is None; nothing was said of it; or it is a layer
-// without a form for its qconfig, which is dynamic or asks for float16.
+// without a form for its qconfig, which is dynamic, asks for float16, or is for tables.
 inline constexpr int64_t kLeftFloat = -1;
 inline constexpr int64_t kNoRule = -2;
 inline constexpr int64_t kNoDynamicForm = -3;
 inline constexpr int64_t kNoFloat16Form = -4;
+inline constexpr int64_t kNoTable = -5;
 
 // One listed op. The records of a program are in graph order, so that they find their nodes
 // again after the model was saved and loaded.
@@ -116,6 +118,12 @@ struct DynamicLowering {
   std::vector<jit::Value*> dynamic_outputs;  // in the same order
 };
 
+// An embedding, and what gives its rows from a packed table.
+struct TableLowering {
+  jit::Node* float_op;
+  jit::Value* lowered;
+};
+
 struct Plan;
 struct Target;
 
@@ -136,6 +144,7 @@ struct Program {
   std::unordered_map<const jit::Value*, Observation> observations;
   std::vector<Lowering> lowerings;
   std::vector<DynamicLowering> dynamic_lowerings;
+  std::vector<TableLowering> table_lowerings;
   std::unordered_map<const jit::Value*, QParams> moved;  // qparams of int8 values that moved on
 };
 

@@ -166,6 +166,8 @@ def convert_observer(observer: torch.nn.Module, where: str) -> ObserverFactory:
         )
     if name == "PlaceholderObserver" or getattr(source, "is_dynamic", False):
         return _placeholder(source, where)
+    if getattr(source, "qscheme", None) == torch.per_channel_affine_float_qparams:
+        return PlaceholderObserver.with_args(dtype=source.dtype)
     if name == _REUSE:
         raise JitQuantValueError(
             f"{where}: torch.ao's {name} says that an output has the qparams of the input, which "

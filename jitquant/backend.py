@@ -16,6 +16,9 @@ __all__ = ["BACKENDS", "Backend", "Capabilities", "OpAbility", "activation_bits_
 _FLOAT16 = (torch.float16, 5)
 """As observers have it, and as scripted ones do: the code of the dtype."""
 
+_TABLES = (torch.quint8, 13, torch.quint4x2, 16)
+"""Of tables of embeddings, which every engine runs alike."""
+
 _AFFINE = {False: ("symmetric",), True: ("symmetric", "affine")}
 
 
@@ -88,7 +91,7 @@ class Backend:
         Raises:
             JitQuantValueError: says what was asked for, and what the engine takes instead.
         """
-        if weight.dtype in _FLOAT16:
+        if weight.dtype in (*_FLOAT16, *_TABLES):
             self.check_weight_observer(weight, where)
             return
         for observer, taken, part in (
@@ -119,6 +122,8 @@ class Backend:
                     f"{' and '.join(b.name for b in BACKENDS.values() if b.float16_weights)} do. "
                     "Use default_dynamic_qconfig, or set another engine."
                 )
+            return
+        if weight.dtype in _TABLES:
             return
         if weight.ch_axis not in (-1, self.weight_axis):
             raise JitQuantValueError(

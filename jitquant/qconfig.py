@@ -25,6 +25,8 @@ __all__ = [
     "default_dynamic_qconfig",
     "default_qconfig",
     "float16_dynamic_qconfig",
+    "float_qparams_weight_only_qconfig",
+    "float_qparams_weight_only_qconfig_4bit",
     "get_default_qconfig",
     "is_dynamic",
     "per_channel_dynamic_qconfig",
@@ -42,7 +44,8 @@ class QConfig(NamedTuple):
             `PlaceholderObserver.with_args(dtype=torch.quint8, is_dynamic=True)`.
         weight: the same for the weight. Per tensor or per channel, qint8. For weights of float16,
             `PlaceholderObserver.with_args(dtype=torch.float16)`, beside dynamic activations of
-            float16.
+            float16; for tables of embeddings that are packed, of quint8 or quint4x2, beside
+            activations of float32.
     """
 
     activation: Callable[[], torch.nn.Module]
@@ -71,18 +74,30 @@ float16_dynamic_qconfig = QConfig(
 )
 """Weights of float16, activations of float32; on the engines x86 and fbgemm."""
 
+float_qparams_weight_only_qconfig = QConfig(
+    activation=PlaceholderObserver, weight=PlaceholderObserver.with_args(dtype=torch.quint8)
+)
+"""For embeddings: each row of the table in bytes, with a scale and a lowest value of float32."""
+
+float_qparams_weight_only_qconfig_4bit = QConfig(
+    activation=PlaceholderObserver, weight=PlaceholderObserver.with_args(dtype=torch.quint4x2)
+)
+"""For embeddings: each row of the table in 4 bits, with a scale and a lowest value of float16."""
+
 
 NAMED = {
     "default": default_qconfig,
     "default_dynamic": default_dynamic_qconfig,
     "per_channel_dynamic": per_channel_dynamic_qconfig,
     "float16_dynamic": float16_dynamic_qconfig,
+    "float_qparams_weight_only": float_qparams_weight_only_qconfig,
+    "float_qparams_weight_only_4bit": float_qparams_weight_only_qconfig_4bit,
 }
 """By their names in files; an engine's name stands for its default."""
 
 
 def is_dynamic(qconfig: QConfig) -> bool:
-    """Whether a checked qconfig asks for dynamic quantization."""
+    """Whether a checked qconfig needs no calibration: dynamic, or for tables of embeddings."""
     activation: Any = qconfig.activation()
     return isinstance(activation, PlaceholderObserver)
 
@@ -163,6 +178,8 @@ def check_qconfig(qconfig: object, where: str) -> QConfig:
     if isinstance(activation, PlaceholderObserver) and activation.is_dynamic:
         _check_dynamic(activation, weight, where)
         return checked
+    if _is_for_tables(activation, weight):
+        return checked
     for part, observer in (("activation", activation), ("weight", weight)):
         if isinstance(observer, ShapeRecorder):
             raise JitQuantValueError(
@@ -189,6 +206,15 @@ def check_qconfig(qconfig: object, where: str) -> QConfig:
             f"{where}: the weight observer gives quint8, but engines take qint8 weights only"
         )
     return checked
+
+
+def _is_for_tables(activation: Observer, weight: Observer) -> bool:
+    """Whether observers are those of float_qparams_weight_only_qconfig or its 4-bit kin."""
+    placeholders = isinstance(activation, PlaceholderObserver) and isinstance(
+        weight, PlaceholderObserver
+    )
+    is_table = weight.dtype in (torch.quint8, torch.quint4x2) and not weight.is_dynamic
+    return placeholders and is_table and activation.dtype == torch.float32
 
 
 def _check_dynamic(activation: PlaceholderObserver, weight: Observer, where: str) -> None:

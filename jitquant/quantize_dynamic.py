@@ -49,8 +49,8 @@ def prepare_dynamic_jit(
     Args:
         model: a scripted, traced or loaded float32 model in eval mode, on the CPU.
         qconfig_dict: as for `prepare_jit`, with dynamic qconfigs only, such as
-            `default_dynamic_qconfig`, `per_channel_dynamic_qconfig`, `float16_dynamic_qconfig`, or
-            those of torch.ao.
+            `default_dynamic_qconfig`, `per_channel_dynamic_qconfig`, `float16_dynamic_qconfig`, for
+            embeddings `float_qparams_weight_only_qconfig`, or those of torch.ao.
         inplace: also put the result into `model`, as the last step.
 
     Returns:

@@ -27,6 +27,7 @@ PREPARE_PASSES = [
     "undo_mkldnn",
     "fold_attributes",
     "resolve_asserts",
+    "resolve_identities",
     "pad_nested",
     "unfold_attention",
     "name_weights",

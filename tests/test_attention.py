@@ -199,6 +199,8 @@ def test_linears_are_int8(name: str, mode: Mode, grad: bool) -> None:
         prepared(x)
         int8 = jitquant.convert_jit(prepared)
     covered = jitquant.coverage(int8)
+    if (name, mode) == ("cross, unbatched", "scripted"):
+        linears -= 1  # scripts know that key and value are one tensor
     assert [op.op for op in covered.int8].count("aten::linear") == linears
     assert all(op.reason for op in covered.float)
     file = io.BytesIO()

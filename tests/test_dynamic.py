@@ -466,10 +466,9 @@ def test_attention(how: str) -> None:
     with torch.no_grad():
         model = torch.jit.script(module) if how == "script" else torch.jit.trace(module, x)
         result = reloaded(jitquant.quantize_dynamic_jit(model, DYNAMIC))
-        # One for query, key and value together, one behind them, two of the feed-forward part;
-        # scripted, also the ways that torch.nn takes for cross-attention.
+        # One for query, key and value together, one behind them, two of the feed-forward part.
         assert set(ops(result)) == {"quantized::linear_dynamic", "quantized::linear_relu_dynamic"}
-        assert len(ops(result)) == (9 if how == "script" else 4)
+        assert len(ops(result)) == 4
         assert "prepack" not in graph_text(result)
         assert sqnr(model(x), result(x)) > 30
 

@@ -119,18 +119,19 @@ def vit() -> VisionTransformer:
     return model
 
 
-# With the numbers of linear layers in a trace. Scripts have the other ways of torch.nn too.
-CASES: list[tuple[Callable[[], nn.Module], int]] = [
-    (SelfAttention, 2),
-    (CrossAttention, 3),
-    (ThreeInputs, 4),
-    (Layer, 4),
-    (lambda: Layer(norm_first=True, activation="gelu"), 4),
-    (Padded, 8),
-    (Nested, 8),
-    (Causal, 4),
-    (Decoder, 7),
-    (vit, 9),
+# With the numbers of linear layers in a trace, and in a script: of what may be one tensor there,
+# torch.nn's ways for self-attention and for all else stay.
+CASES: list[tuple[Callable[[], nn.Module], int, int]] = [
+    (SelfAttention, 2, 2),
+    (CrossAttention, 3, 4),
+    (ThreeInputs, 4, 7),
+    (Layer, 4, 4),
+    (lambda: Layer(norm_first=True, activation="gelu"), 4, 4),
+    (Padded, 8, 8),
+    (Nested, 8, 8),
+    (Causal, 4, 4),
+    (Decoder, 7, 8),
+    (vit, 9, 9),
 ]
 
 
@@ -154,17 +155,18 @@ def saved_bytes(model: torch.jit.ScriptModule) -> int:
     return len(buffer.getvalue())
 
 
-@pytest.mark.parametrize(("make", "in_trace"), CASES)
+@pytest.mark.parametrize(("make", "in_trace", "in_script"), CASES)
 @pytest.mark.parametrize("how", ["script", "trace"])
-def test_all_linears_are_int8(make: Callable[[], nn.Module], in_trace: int, how: str) -> None:
+def test_all_linears_are_int8(
+    make: Callable[[], nn.Module], in_trace: int, in_script: int, how: str
+) -> None:
     """Dynamic rounding of all layers costs 31 to 40 dB here; a wrong one leaves less than 20."""
     x = images(2, 3, 32, 32) if make is vit else X
+    linears = in_script if how == "script" else in_trace
     model = build(make, how, x)
     result = reloaded(jitquant.quantize_dynamic_jit(model, DYNAMIC))
     found = [op for op in jitquant.coverage(result).ops if op.op == "aten::linear"]
-    assert all(op.int8 for op in found)
-    linears = in_trace if how == "trace" else len(found)
-    assert len(found) == linears >= in_trace
+    assert [op.int8 for op in found] == [True] * linears
     graph = graph_text(result)
     assert len(re.findall(r"quantized::linear_(?:relu_)?dynamic\(", graph)) == linears
     assert "prepack" not in graph and not any(op in graph for op in FUSED)
@@ -173,6 +175,17 @@ def test_all_linears_are_int8(make: Callable[[], nn.Module], in_trace: int, how:
         # Another number of rows than in the trace.
         if make is not Nested and make is not Padded:
             assert sqnr(model(x[:1]), result(x[:1])) > 28
+
+
+@pytest.mark.parametrize("make", [SelfAttention, Layer, vit])
+def test_scripts_hold_a_weight_once(make: Callable[[], nn.Module]) -> None:
+    """Not once more for each way through nn.MultiheadAttention."""
+    x = images(2, 3, 32, 32) if make is vit else X
+    packed = []
+    for how in ("script", "trace"):
+        graph = graph_text(jitquant.quantize_dynamic_jit(build(make, how, x), DYNAMIC))
+        packed.append(set(re.findall(r'name="(\w*packed_params\w*)"', graph)))
+    assert len(packed[0]) == len(packed[1])
 
 
 def test_convolutions_of_a_vit_stay_float() -> None:

@@ -6,7 +6,7 @@
 //   %packed = GetAttr[name="layer1_0_conv1_packed_params"](%self)
 // The cell of an LSTM or GRU, made of two packed weights, is one attribute.
 //
-// Needs:  restore_layout. Equal packings are kept once.
+// Needs:  restore_layout. Equal packings are kept once, in all methods.
 // Leaves: packing of what is not constant yet, to freeze. It runs before freeze, whose time grows
 //         with the square of the number of constant tensors.
 
@@ -16,7 +16,8 @@
 namespace jitquant {
 
 void foldPrepack(Program& program) {
-  for (Method& method : program.methods) ConstantFolder(program, method).foldPrepacks();
+  ConstantFolder folder(program);
+  for (Method& method : program.methods) folder.foldPrepacks(method);
 }
 
 }  // namespace jitquant

@@ -84,10 +84,10 @@ void freeze(Program& program, const std::vector<std::string>& preserved) {
     method.plan = nullptr;
   }
   ownState(program);  // the graphs are new, and their reads unmarked
+  ConstantFolder folder(program);
   for (Method& method : program.methods) {
-    ConstantFolder folder(program, method);
-    folder.foldPrepacks();
-    folder.foldQuantizes();
+    folder.foldPrepacks(method);
+    folder.foldQuantizes(method);
   }
 }
 

@@ -19,6 +19,7 @@
 #include "passes/passes.h"
 #include "plan_draft.h"
 #include "qparams.h"
+#include "tables.h"
 #include "targets/engines.h"
 #include "targets/target.h"
 
@@ -48,7 +49,9 @@ class Planner : private PlanDraft {
     for (Node* node : listed) {
       if (record(node).reason.empty()) record(node).reason = whyFloat(node);
       if (!record(node).reason.empty()) continue;
-      if (dynamicRow(node, record(node).qconfig, program) != nullptr) {
+      if (isEmbedding(node)) {
+        plan->tables.insert(node);
+      } else if (dynamicRow(node, record(node).qconfig, program) != nullptr) {
         plan->dynamic.emplace(node, nullptr);
       } else {
         candidates.insert(node);
@@ -77,10 +80,13 @@ class Planner : private PlanDraft {
              "its input";
     }
     if (qconfig == kNoFloat16Form) return "torch has no kernel of float16 for it";
+    if (qconfig == kNoTable) return kNoTableHere;
+    if (qconfig >= 0 && isEmbedding(node)) return whyNotTable(node, qconfig, program);
     const OpRow* row = findRow(node);
     if (row == nullptr) return whyFloatOp(node, program.module);
     if (qconfig == kNoRule) return "no rule of its configuration matches it";
     if (qconfig < 0) return "its qconfig is None";
+    if (isForTables(program.qconfigs[qconfig])) return kNoTableHere;
     if (program.qconfigs[qconfig].activations != Activations::kStatic) {
       return whyNotDynamic(node, qconfig, program);
     }
@@ -190,7 +196,10 @@ class Planner : private PlanDraft {
     if (before_.isInt8(node)) entry.int8 = true;
     const auto absorbed = plan->absorbed_by.find(node);
     const auto layer = layer_of_.find(node);
-    if (plan->dynamic.count(node) != 0) {
+    if (plan->tables.count(node) != 0) {
+      entry.int8 = true;
+      entry.reason = "its table is packed";
+    } else if (plan->dynamic.count(node) != 0) {
       entry.int8 = !hasFloat16Weight(node);
       entry.reason = entry.int8 ? "int8, dynamic" : kFloat16Weight;
     } else if (layer != layer_of_.end()) {

@@ -49,6 +49,45 @@ QParams safeWeightQParams(const at::Tensor& weight, const QParams& qparams) {
   return safe;
 }
 
+// --- tables of embeddings ---
+
+// Rows come back within one step: a 255th or a 15th of what the row spans.
+bool isWithinOneStep(const at::Tensor& table, const at::Tensor& unpacked, double steps) {
+  const auto [low, high] = at::aminmax(table, 1, /*keepdim=*/true);
+  const at::Tensor allowed = (high - low) / steps + at::maximum(low.abs(), high.abs()) * 1e-6;
+  return ((unpacked - table).abs() <= allowed).all().item<bool>();
+}
+
+// Rows of 4 bits are not searched for qparams that give less error than their range.
+const std::vector<at::IValue> kNoSearch{false, 200, 0.16};
+
+at::Tensor run(const char* op, jit::Stack stack) {
+  c10::Dispatcher::singleton().findSchemaOrThrow(op, "").callBoxed(stack);
+  return stack.back().toTensor();
+}
+
+std::string whyNotByteRows(const at::Tensor& table) {
+  if (table.numel() == 0) return "its table is empty";
+  const at::Tensor rows = run("quantized::embedding_bag_byte_prepack", {table});
+  const at::Tensor unpacked = run("quantized::embedding_bag_byte_unpack", {rows});
+  return isWithinOneStep(table, unpacked, 255)
+             ? ""
+             : "its rows span too much or too little for the kernel that packs them";
+}
+
+std::string whyNotFourBitRows(const at::Tensor& table) {
+  if (table.numel() == 0) return "its table is empty";
+  if (table.size(1) % 2 != 0) return "rows of 4 bits need an even number of columns";
+  jit::Stack arguments{table};
+  arguments.insert(arguments.end(), kNoSearch.begin(), kNoSearch.end());
+  const at::Tensor rows = run("quantized::embedding_bag_4bit_prepack", arguments);
+  const at::Tensor unpacked = run("quantized::embedding_bag_4bit_unpack", {rows});
+  return isWithinOneStep(table, unpacked, 15)
+             ? ""
+             : "a scale or lowest value of its rows is out of reach for float16, which rows of 4 "
+               "bits have for these";
+}
+
 // --- depthwise convolutions ---
 //
 // fbgemm, which also runs the x86 engine's convolutions of more than 100 groups, has kernels for a
@@ -235,6 +274,15 @@ Target makeQuantizedTarget() {
        {"quantized::conv2d", "quantized::add_relu", "quantized::conv2d_add_relu", true},
        {"quantized::linear", "quantized::leaky_relu", "quantized::linear_leaky_relu", false, {1}},
        {"quantized::linear", "aten::tanh", "quantized::linear_tanh"}},
+      {{Activations::kByteRows,
+        "quantized::embedding_bag_byte_prepack",
+        "quantized::embedding_bag_byte_unpack",
+        "quantized::embedding_bag_byte_rowwise_offsets",
+        {},
+        whyNotByteRows},
+       {Activations::kFourBitRows, "quantized::embedding_bag_4bit_prepack",
+        "quantized::embedding_bag_4bit_unpack", "quantized::embedding_bag_4bit_rowwise_offsets",
+        kNoSearch, whyNotFourBitRows}},
       safeWeightQParams,
   };
   // Every other op of the table but those that are only dynamic takes quantized tensors as it is.
@@ -272,13 +320,22 @@ const FusedRow* Target::findFused(const jit::Node* layer, const jit::Node* behin
   return nullptr;
 }
 
+const TableRow* Target::findTable(Activations rows) const {
+  for (const TableRow& candidate : table_rows) {
+    if (candidate.rows == rows) return &candidate;
+  }
+  return nullptr;
+}
+
 bool Target::isPrepack(const jit::Node* node) const {
   const std::string kind = node->kind().toQualString();
   const auto packs = [&](const auto& row) { return !row.prepack.empty() && row.prepack == kind; };
   const auto joins = [&](const DynamicRow& row) { return !row.cell.empty() && row.cell == kind; };
   return std::any_of(rows.begin(), rows.end(), packs) ||
          std::any_of(dynamic_rows.begin(), dynamic_rows.end(), packs) ||
-         std::any_of(dynamic_rows.begin(), dynamic_rows.end(), joins);
+         std::any_of(dynamic_rows.begin(), dynamic_rows.end(), joins) ||
+         std::any_of(table_rows.begin(), table_rows.end(),
+                     [&](const TableRow& row) { return row.pack == kind; });
 }
 
 const Target& quantizedTarget() {

@@ -59,17 +59,30 @@ struct FusedRow {
   std::vector<size_t> args = {};  // inputs of `behind` that it takes last
 };
 
+// How the table of an embedding is packed: into a tensor of bytes.
+struct TableRow {
+  Activations rows;
+  std::string pack;
+  std::string unpack;
+  std::string look_up;                     // sums rows, by bags
+  std::vector<at::IValue> pack_constants;  // further arguments of `pack`
+  // Why the packed table would not do for this one, or "".
+  std::string (*problem)(const at::Tensor& table);
+};
+
 struct Target {
   std::string name;
   std::vector<Int8Row> rows;
   std::vector<DynamicRow> dynamic_rows;
   std::vector<FusedRow> fused_rows;
+  std::vector<TableRow> table_rows;
   // The weight's qparams, with scales enlarged where the target's kernels would overflow.
   QParams (*safeWeightQParams)(const at::Tensor& weight, const QParams& qparams);
 
   const Int8Row* find(const OpRow& row) const { return find(row.name); }
   const Int8Row* find(const std::string& row) const;
   const DynamicRow* findDynamic(const std::string& row, Activations activations) const;
+  const TableRow* findTable(Activations rows) const;
   // Whether the engine that is set has the fused rows.
   bool fusesLayers() const;
   const FusedRow* findFused(const jit::Node* layer, const jit::Node* behind) const;

@@ -14,7 +14,7 @@ from jitquant.observers._base import (
     _is_real,
 )
 
-_PLACEHOLDER_DTYPES = (torch.float32, torch.float16, torch.quint8)
+_PLACEHOLDER_DTYPES = (torch.float32, torch.float16, torch.quint8, torch.quint4x2)
 
 
 class FixedQParamsObserver(Observer):
@@ -132,10 +132,12 @@ class PlaceholderObserver(ShapeRecorder):
     """Stands for values whose qparams are not static; it keeps the record only.
 
     As the activation of a `QConfig` with `is_dynamic=True` it asks for dynamic quantization: ops
-    quantize what they read when they run. As weight, with float16, it asks for weights in that.
+    quantize what they read when they run. As weight, with float16, it asks for weights in that;
+    with quint8 or quint4x2 for packed tables of embeddings, each row in its own range.
 
     Args:
-        dtype: torch.quint8 for activations that are quantized, torch.float16, or torch.float32.
+        dtype: torch.quint8 for activations that are quantized or rows of bytes, torch.quint4x2 for
+            rows of 4 bits, torch.float16, or torch.float32.
         is_dynamic: whether it asks for dynamic quantization.
         reduce_range: 7 bits instead of 8; for quint8.
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from jitquant import default_dynamic_qconfig
 from tests.ir import (
     assert_change,
     assert_same_output,
@@ -163,5 +164,37 @@ def test_graph_that_packs_nothing_stays() -> None:
               %2 : Tensor = aten::dequantize(%1)
               %3 : Tensor = aten::contiguous(%2, 0)
               return (%3)
+        """,
+    )
+
+
+class TwoMethods(Layers):
+    @torch.jit.export
+    def body_only(self, x: Tensor) -> Tensor:
+        y: Tensor = self.body(x)
+        return y
+
+
+def test_methods_share_packed_params() -> None:
+    """Dynamically, so that nothing but the layers is quantized."""
+    model = scripted(TwoMethods())
+    config = {"": default_dynamic_qconfig}
+    prepared = trace_prepare(model, config, "prepare_dynamic_jit").model
+    convert = trace_convert(prepared, preserved=["body_only"])
+    assert_text(
+        readable(convert.text("fold_prepack")),
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = quantized::linear_dynamic(%x, self.body_0_packed_params, False)
+              %1 : Tensor = quantized::linear_dynamic(%0, self.head_packed_params, False)
+              return (%1)
+        """,
+    )
+    assert_text(
+        readable(convert.text("fold_prepack", "body_only")),
+        """
+            graph(self, %x : Tensor):
+              %0 : Tensor = quantized::linear_dynamic(%x, self.body_0_packed_params, False)
+              return (%0)
         """,
     )
