@@ -20,7 +20,7 @@ void readQConfigs(Program& program);
 // The qparams with which the weight of a layer is packed.
 QParams weightQParams(const jit::Node* layer, const Program& program);
 
-// A quantize pair for a constant weight that `reader` reads, with qparams by the qconfig's observer.
+// The same for a constant weight that `reader` reads, with qparams by the qconfig's observer.
 void insertWeightPair(jit::Node* reader, size_t input, const ObserverPair& qconfig,
                       const Program& program);
 

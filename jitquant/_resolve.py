@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jitquant._nearest import nearest, nearest_to_regex, some
+from jitquant._nearest import nearest, nearest_to_regex
 from jitquant._type_names import op_names
 from jitquant.errors import JitQuantError, JitQuantValueError
 from jitquant.op_info import OpInfo, enclosing
@@ -61,16 +61,13 @@ def check_any_qconfig(mapping: "QConfigMapping", decisions: Sequence[Decision]) 
     """Raise if the mapping quantizes nothing.
 
     Raises:
-        JitQuantValueError: no rule has a qconfig, the predicate gave none, or None decides on all.
+        JitQuantValueError: no rule has a qconfig, and the predicate gave none.
     """
-    if any(decision.qconfig for decision in decisions):
+    given = [rule.qconfig for rule in mapping.rules]
+    if mapping.predicate is not None:
+        given += [decision.qconfig for decision in decisions]
+    if any(given):
         return
-    if any(rule.qconfig for rule in mapping.rules) and decisions:
-        rules = dict.fromkeys(decision.rule or "no rule" for decision in decisions)
-        raise JitQuantValueError(
-            f"None is decided on all {len(decisions)} ops (by {some(list(rules), 3)}), so nothing "
-            "would be quantized. mapping.explain(model) lists which rule decides on what."
-        )
     if mapping.predicate is not None:
         raise JitQuantValueError(
             f"the predicate gave no qconfig for any of {len(decisions)} ops, nor does a rule, "

@@ -210,11 +210,12 @@ def check_qconfig(qconfig: object, where: str) -> QConfig:
 
 def _is_for_tables(activation: Observer, weight: Observer) -> bool:
     """Whether observers are those of float_qparams_weight_only_qconfig or its 4-bit kin."""
-    placeholders = isinstance(activation, PlaceholderObserver) and isinstance(
-        weight, PlaceholderObserver
-    )
+    if not (
+        isinstance(activation, PlaceholderObserver) and isinstance(weight, PlaceholderObserver)
+    ):
+        return False
     is_table = weight.dtype in (torch.quint8, torch.quint4x2) and not weight.is_dynamic
-    return placeholders and is_table and activation.dtype == torch.float32
+    return is_table and activation.dtype == torch.float32
 
 
 def _check_dynamic(activation: PlaceholderObserver, weight: Observer, where: str) -> None:

@@ -87,7 +87,10 @@ def test_other_branch_stays_float(model: type[nn.Module]) -> None:
         left = jitquant.coverage(jitquant.convert_jit(prepared)).float
         reasons = [(op.op, op.reason) for op in left]
         check(scripted, samples, others, float_reasons=reasons)
-        assert {reason for _, reason in reasons} <= {NEVER, LOOP_NEVER, ALONE}
+        # One of Differ's layers stands in both branches.
+        assert {reason.partition("; its weight")[0] for _, reason in reasons} <= {
+            *(NEVER, LOOP_NEVER, ALONE)
+        }
 
 
 class ConstantCondition(Convs):

@@ -218,7 +218,8 @@ def of_activation(plain: object) -> Callable[[], QConfigMapping]:
             lambda: QConfigMapping.from_toml('fc = "x68"'),
             JitQuantValueError,
             "from_toml['fc']: 'x68' is none of 'float', 'default', 'default_dynamic', "
-            "'per_channel_dynamic', 'float16_dynamic', and no engine: unknown "
+            "'per_channel_dynamic', 'float16_dynamic', 'float_qparams_weight_only', "
+            "'float_qparams_weight_only_4bit', and no engine: unknown "
             "backend 'x68', known are: x86, fbgemm, onednn, qnnpack",
         ),
         (

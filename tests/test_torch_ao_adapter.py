@@ -160,7 +160,7 @@ REFUSED: list[tuple[Any, type[JitQuantError], str]] = [
         ),
         JitQuantValueError,
         "here, activation: PlaceholderObserver: dtype must be one of torch.float32, torch.float16, "
-        "torch.quint8, got torch.qint8",
+        "torch.quint8, torch.quint4x2, got torch.qint8",
     ),
     (
         torch_ao.default_qat_qconfig,
