@@ -59,3 +59,19 @@ def test_quantize_time(tmp_path: Path) -> None:
     for result in results:
         assert not result["failure"]
         assert result["prepare_s"] > 0 and result["convert_s"] > 0 and result["weights_mb"] > 0
+
+
+def test_accuracy_methods(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, "benchmarks/accuracy_methods.py", "faces", "--engines", "qnnpack"]
+    subprocess.run(
+        [*command, "--runs", "2", "--json", report], cwd=ROOT, capture_output=True, check=True
+    )
+    results = json.loads(report.read_text())["results"]
+    assert [result["method"] for result in results] == [
+        *("float", "int8", "MSE weights", "equalized", "bias corrected"),
+        *("equalized, bias corrected", "all three"),
+    ]
+    for result in results:
+        assert result["right"] >= 98 and result["samples"] == 100 and result["latency_ms"] > 0
+        assert result["method"] == "float" or result["sqnr_db"] > 30
