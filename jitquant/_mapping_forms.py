@@ -100,10 +100,23 @@ def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
 def _read_entry(key: object, value: Any, where: str) -> Any:
     entry = f"{where}[{key!r}]"
     lines = _lines(key, value)
+    if lines is None and (_is_list(value) or _is_table(value)):
+        return value
     if lines is None:
-        return value if _is_list(value) or _is_table(value) else read_qconfig(value, entry)
+        try:
+            return read_qconfig(value, entry)
+        except JitQuantValueError as error:
+            if key not in KINDS[1:]:
+                raise
+            line = "[name, type, index, qconfig]" if KEY_LENGTH.get(str(key)) else "[key, qconfig]"
+            raise JitQuantValueError(
+                f"{error}. Rules of this kind are a list of {line}."
+            ) from error
+    length = KEY_LENGTH.get(str(key), 1) + 1
     return [
-        [*line[:-1], read_qconfig(line[-1], entry)] if _is_list(line) and line else line
+        [*line[:-1], read_qconfig(line[-1], entry)]
+        if _is_list(line) and len(line) == length
+        else line
         for line in lines
     ]
 

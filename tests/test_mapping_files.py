@@ -259,6 +259,21 @@ def of_activation(plain: object) -> Callable[[], QConfigMapping]:
             JitQuantTypeError,
             "from_dict[''], activation: MinMaxObserver has no argument 'bins'",
         ),
+        (
+            lambda: QConfigMapping.from_toml('object_type = "torch.nn.Linear"'),
+            JitQuantValueError,
+            "onednn, qnnpack. Rules of this kind are a list of [key, qconfig].",
+        ),
+        (
+            lambda: QConfigMapping.from_toml('object_type = [["torch.nn.Linear"]]'),
+            JitQuantTypeError,
+            "from_toml['object_type']: expected (object type, qconfig), got ['torch.nn.Linear'].",
+        ),
+        (
+            lambda: QConfigMapping.from_json('{"": "x86", "": "float"}'),
+            JitQuantValueError,
+            "from_json: no JSON text: the key '' comes twice.",
+        ),
     ],
 )
 def test_mistakes(
