@@ -125,9 +125,7 @@ def random_images(count: int, seed: int) -> list[tuple[Tensor, ...]]:
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_large"])
 def test_models(name: str, engine: str) -> None:
     int8, exact = both(torchvision_model(name), engine, *random_images(2, 0))
-    # On other engines than fbgemm one value in 5,000 of a sum may be a step off, depending on the
-    # scales, and each such value reaches many values of the layers behind it.
-    assert shares(int8, exact, random_images(2, 100)) >= (1.0 if engine == "fbgemm" else 0.7)
+    assert shares(int8, exact, random_images(2, 100)) == 1.0
 
 
 @pytest.mark.sweep

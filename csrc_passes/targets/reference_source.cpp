@@ -109,7 +109,7 @@ def requantize(sums: Tensor, x_scale: Tensor, weight_scale: Tensor, bias: Tensor
                scale: Tensor, zero_point: int) -> Tensor:
     product = x_scale * weight_scale
     biased = (sums + torch.round(bias / product)).float()
-    return torch.round(biased * (product / scale)) + zero_point
+    return torch.round(biased * (product * inverse(scale))) + zero_point
 )";
 
 constexpr const char* kWeighted = R"(
