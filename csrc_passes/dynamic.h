@@ -24,7 +24,7 @@ struct WeightUse {
 };
 std::vector<WeightUse> weightUses(jit::Node* layer);
 
-// What insert_dynamic_qdq rounded to make `rounded`.
+// What insert_dynamic_qdq or quantize_tables rounded, in two ops, to make `rounded`.
 jit::Value* unrounded(jit::Value* rounded);
 
 // Why an op with a dynamic qconfig stays float, or "".

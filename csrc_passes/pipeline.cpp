@@ -112,6 +112,16 @@ void toNormalForm(Pipeline& pipeline, const jit::Module& model,
   pipeline.run("simplify", {"canonicalize", "functionalize"}, simplify);
 }
 
+void readPrepared(Pipeline& pipeline, const jit::Module& prepared,
+                  const std::vector<std::string>& methods, std::vector<OpRecord> records) {
+  pipeline.run("flatten", {}, [&](Program& program) {
+    program = flatten(prepared, methods);
+    program.target = &quantizedTarget();
+    program.records = std::move(records);
+    attachRecords(program);
+  });
+}
+
 // The last step of every way through: only what the result needs moves into a fresh unit.
 Result finish(Pipeline& pipeline, bool strip) {
   std::vector<std::string> methods;
@@ -239,12 +249,7 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
                const Trace& trace) {
   const at::NoGradGuard no_grad;
   Pipeline pipeline(trace);
-  pipeline.run("flatten", {}, [&](Program& program) {
-    program = flatten(prepared, methods);
-    program.target = &quantizedTarget();
-    program.records = std::move(records);
-    attachRecords(program);
-  });
+  readPrepared(pipeline, prepared, methods, std::move(records));
   pipeline.run("restore_state", {"flatten"}, restoreState);
   pipeline.run("fold_attributes", {"restore_state"}, foldAttributes);
   pipeline.run("collect_observers", {"fold_attributes"}, [](Program& program) {
@@ -320,17 +325,6 @@ EqualizedModel equalizeModel(const jit::Module& model, const std::vector<std::st
 
 namespace {
 
-void readPrepared(Pipeline& pipeline, const jit::Module& prepared,
-                  const std::vector<std::string>& methods, std::vector<OpRecord> records) {
-  pipeline.run("flatten", {}, [&](Program& program) {
-    program = flatten(prepared, methods);
-    program.target = &quantizedTarget();
-    program.records = std::move(records);
-    attachRecords(program);
-    readQConfigs(program);
-  });
-}
-
 jit::Module writePrepared(Pipeline& pipeline) {
   for (Method& method : pipeline.program.methods) stripMarks(*method.graph);
   pipeline.check();
@@ -346,6 +340,7 @@ WatchedMeans watchMeansOf(const jit::Module& prepared, const std::vector<std::st
   readPrepared(pipeline, prepared, methods, std::move(records));
   WatchedMeans watched;
   pipeline.run("watch_means", {"flatten"}, [&](Program& program) {
+    readQConfigs(program);
     dropArgumentRecorder(program);
     dropObservers(program);
     watched.recorders = watchMeans(program, recorder);
@@ -360,7 +355,10 @@ jit::Module withCorrectedBias(const jit::Module& prepared, const std::vector<std
   const at::NoGradGuard no_grad;
   Pipeline pipeline(trace);
   readPrepared(pipeline, prepared, methods, std::move(records));
-  pipeline.run("correct_bias", {"flatten"}, [&](Program& program) { correctBias(program, means); });
+  pipeline.run("correct_bias", {"flatten"}, [&](Program& program) {
+    readQConfigs(program);
+    correctBias(program, means);
+  });
   return writePrepared(pipeline);
 }
 

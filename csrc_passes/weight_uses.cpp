@@ -17,6 +17,11 @@ Identity identityOf(const Value* value, const jit::Module& module) {
   return {value, ""};
 }
 
+bool haveOneBias(const Node* a, const Node* b, const jit::Module& module) {
+  if (isNone(a->input(2)) || isNone(b->input(2))) return isNone(a->input(2)) && isNone(b->input(2));
+  return identityOf(a->input(2), module) == identityOf(b->input(2), module);
+}
+
 WeightReaders::WeightReaders(const Program& program) : module_(program.module) {
   std::map<Identity, size_t> index_of;  // looked up only
   for (const Method& method : program.methods) {

@@ -14,6 +14,9 @@ namespace jitquant {
 using Identity = std::pair<const void*, std::string>;
 Identity identityOf(const jit::Value* value, const jit::Module& module);
 
+// Whether two layers read one bias, or both none.
+bool haveOneBias(const jit::Node* a, const jit::Node* b, const jit::Module& module);
+
 // The layers that read one weight.
 struct WeightUses {
   std::vector<jit::Node*> layers;

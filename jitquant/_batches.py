@@ -1,6 +1,7 @@
 """Batches, and a batch as the arguments of forward."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,7 +9,16 @@ from torch import Tensor
 
 from jitquant.errors import JitQuantTypeError, JitQuantValueError
 
-__all__ = ["check_iterable", "described", "run", "taken"]
+__all__ = [
+    "batches_of",
+    "briefly",
+    "check_iterable",
+    "copied",
+    "described",
+    "leaves",
+    "run",
+    "taken",
+]
 
 
 def check_iterable(data: object, function: str) -> None:
@@ -22,6 +32,23 @@ def check_iterable(data: object, function: str) -> None:
             f"{function}: data must be a DataLoader, list or generator of batches, got "
             f"{type(data).__name__}. {_instead_of(data)}"
         )
+
+
+def batches_of(data: Iterable[Any], function: str) -> Iterator[Any]:
+    """The batches of data.
+
+    Raises:
+        JitQuantTypeError: data gives no batches, see `calibrate`.
+        JitQuantValueError: data is empty.
+        Exception: what data raised.
+    """
+    check_iterable(data, function)
+    is_empty = True
+    for batch in data:
+        is_empty = False
+        yield batch
+    if is_empty:
+        raise JitQuantValueError(f"{function}: data gave no batch. A generator runs only once.")
 
 
 def run(model: torch.jit.ScriptModule, batch: Any, what: str) -> Any:
@@ -75,6 +102,37 @@ def run(model: torch.jit.ScriptModule, batch: Any, what: str) -> Any:
                 f"tensor.{_advice(given[name])}"
             )
     return model(**batch) if isinstance(batch, Mapping) else model(*batch)
+
+
+@contextmanager
+def briefly() -> Iterator[None]:
+    """Without gradients, and without the JIT's optimizer: for models that run a few times."""
+    jit: Any = torch.jit  # its stubs lack optimized_execution
+    with torch.no_grad(), jit.optimized_execution(False):
+        yield
+
+
+def copied(batch: Any) -> Any:
+    """The batch with tensors of its own, into which a model may write."""
+    if isinstance(batch, Tensor):
+        return batch.detach().clone()
+    if isinstance(batch, dict):
+        return {key: copied(each) for key, each in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*map(copied, batch))
+    return type(batch)(map(copied, batch)) if type(batch) in (list, tuple) else batch
+
+
+def leaves(value: Any, name: str = "output") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in what forward gives, named such as "output.0", in order."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from leaves(each, f"{name}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, each in enumerate(value):
+            yield from leaves(each, f"{name}.{index}")
 
 
 def taken(model: torch.jit.ScriptModule) -> str:

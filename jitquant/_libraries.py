@@ -19,16 +19,16 @@ _OF_TORCH = frozenset(
 """Namespaces that `import torch` registers (2.14.1), and those of its classes."""
 
 
-def libraries_of(model: torch.jit.ScriptModule) -> tuple[str, ...]:
+def libraries_of(module: torch._C.ScriptModule) -> tuple[str, ...]:
     """The namespaces of custom ops and classes, sorted: ("torchvision",) for torchvision::nms.
 
     Args:
-        model: one with all calls inlined, as prepare_jit and convert_jit give it.
+        module: one with all calls inlined, as prepare_jit and convert_jit give it.
     """
     names = {
         name
-        for method in model._c._method_names()
-        for node in _nodes(model._c._get_method(method).graph)
+        for method in module._method_names()
+        for node in _nodes(module._get_method(method).graph)
         for name in _namespaces(node)
     }
     return tuple(sorted(names - _OF_TORCH))

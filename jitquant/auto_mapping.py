@@ -1,7 +1,5 @@
 """Automatic precision: as few ops in float as an accuracy needs."""
 
-import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import torch
 
 from jitquant import _batches, _checks
+from jitquant._cost import costs
 from jitquant._table import table
 from jitquant.calibration import calibrate
 from jitquant.coverage import Coverage, OpCoverage, coverage
@@ -24,8 +23,7 @@ __all__ = ["AutoMapping", "Trial", "auto_mapping"]
 Evaluate = Callable[[torch.jit.ScriptModule], float]
 """Gives a model's score; higher is better."""
 
-_TIMED_RUNS = 14
-_WARM_UP = 3
+_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -126,15 +124,19 @@ def auto_mapping(
     mapping = as_mapping({"": get_default_qconfig()} if qconfig_dict is None else qconfig_dict)
     batches = list(data)
     prepared = prepare_jit(checked, mapping)
-    calibrate(prepared, batches, progress=progress)
+    calibrate(prepared, map(_batches.copied, batches), progress=progress)
     float_score = _score(evaluate, checked)
     trials: list[Trial] = []
+    models = {"float": checked}  # and "all int8", the first that is tried, and the last that passed
 
     def try_in_int8(left_float: Sequence[OpSensitivity]) -> bool:
         indices = sorted(op.index for op in left_float)
         converted = _convert(prepared, False, preserved_attrs, None, indices)
         score = _score(evaluate, converted)
         trials.append(Trial(tuple(indices), score, score >= float_score - max_drop))
+        models.setdefault("all int8", converted)
+        if trials[-1].passed:
+            models["chosen"] = converted
         return trials[-1].passed
 
     chosen: list[OpSensitivity] = []
@@ -147,20 +149,21 @@ def auto_mapping(
                 "each time? BatchNorm is folded, so that the last bits of the outputs differ."
             )
         chosen = _give_back(_bisect(ranking, try_in_int8), try_in_int8)
-    indices = sorted(op.index for op in chosen)
-    converted = _convert(prepared, False, preserved_attrs, None, indices)
-    all_int8 = _convert(prepared, False, preserved_attrs, None) if chosen else converted
-    models = {"float": checked, "all int8": all_int8, "chosen": converted}
-    activations = _activations(coverage(prepared), coverage(all_int8), coverage(converted))
-    tried = {trial.left_float: trial for trial in trials}
+    # What is chosen is what passed last.
+    trial = next(trial for trial in reversed(trials) if trial.passed)
+    all_int8, converted = coverage(models["all int8"]), coverage(models["chosen"])
+    activations = _activations(coverage(prepared), all_int8, converted)
+    latencies = [cost.latency for cost in costs(list(models.values()), batches[0], _SECONDS)]
     return AutoMapping(
-        mapping=_with_rules(mapping, checked, coverage(prepared), [*indices, *activations]),
-        model=converted,
+        mapping=_with_rules(
+            mapping, checked, coverage(prepared), [*trial.left_float, *activations]
+        ),
+        model=models["chosen"],
         left_float=tuple(chosen),
         float_score=float_score,
-        score=tried[tuple(indices)].score,
+        score=trial.score,
         trials=tuple(trials),
-        latency_ms=_latency_ms(models, batches[0]),
+        latency_ms=dict(zip(models, latencies, strict=True)),
     )
 
 
@@ -262,15 +265,3 @@ def _infos(index: int, infos: Sequence[OpInfo], ops: Sequence[OpCoverage]) -> li
         return [before[after.index(index)]]
     line = (chosen.method, chosen.module, chosen.source)
     return [info for info in infos if (info.method, info.module, info.source) == line]
-
-
-def _latency_ms(models: dict[str, torch.jit.ScriptModule], batch: Any) -> dict[str, float]:
-    """Medians of runs in which the models take turns, without the first, which optimize."""
-    times: dict[str, list[float]] = {name: [] for name in models}
-    with torch.no_grad():
-        for _ in range(_TIMED_RUNS):
-            for name, model in models.items():
-                start = time.perf_counter()
-                _batches.run(model, batch, "the first batch")
-                times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(ms[_WARM_UP:]) for name, ms in times.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jitquant import _C, _checks, _state
+from jitquant import _C, _batches, _checks, _state
 from jitquant.calibration import _check, _length, _run
 from jitquant.errors import JitQuantValueError
 
@@ -92,11 +92,10 @@ def correct_bias(
         )
     watched = _checks.as_model(module)
     total = _length(data, batches)
-    done = _run(watched, itertools.islice(data, batches), total, progress, itertools.count())
+    taken = itertools.islice(_batches.batches_of(data, "correct_bias"), batches)
+    done = _run(watched, taken, total, progress, itertools.count())
     if done.interrupted:
         raise KeyboardInterrupt
-    if done.batches == 0:
-        raise JitQuantValueError("correct_bias: data gave no batch. A generator runs only once.")
     means = [_mean([getattr(watched, name) for name in of_weight]) for of_weight in names]
     corrected = _C.correct_bias(copy.deepcopy(prepared)._c, methods, records, means, None)
     _state.write(corrected, dataclasses.replace(state, bias_corrected=True))

@@ -72,15 +72,14 @@ def calibrate(
     before = [copy.deepcopy(observer._c) for observer in activation_observers(prepared)]
     total, numbers = _length(data, batches), itertools.count()
     try:
-        done = _run(prepared, itertools.islice(data, batches), total, progress, numbers)
+        taken = itertools.islice(_batches.batches_of(data, "calibrate"), batches)
+        done = _run(prepared, taken, total, progress, numbers)
     except Exception:
         for observer, earlier in zip(activation_observers(prepared), before, strict=True):
             _C.copy_attributes(earlier, observer._c)
         raise
     if done.batches == 0:
-        if done.interrupted:
-            raise KeyboardInterrupt
-        raise JitQuantValueError("calibrate: data gave no batch. A generator runs only once.")
+        raise KeyboardInterrupt
     return done
 
 

@@ -312,7 +312,7 @@ def _new_state(
         engine=engine,
         cpu=cpu,
         activation_bits=activation_bits,
-        libraries=libraries_of(_checks.as_model(result.module)),
+        libraries=libraries_of(result.module),
     )
 
 

@@ -127,7 +127,6 @@ class Trials:
         metric: Metric | None,
         function: str,
     ) -> None:
-        _batches.check_iterable(data, function)
         if metric is not None and not callable(metric):
             raise JitQuantTypeError(
                 f"{function}: metric must be a function of the float model's output and another's, "
@@ -136,14 +135,13 @@ class Trials:
         self._state = _checks.check_prepared(prepared, function)
         self._prepared = prepared
         self._metric = metric or noise_to_signal
-        self._batches = list(data)
+        self._batches = list(_batches.batches_of(data, function))
         self._function = function
-        if not self._batches:
-            raise JitQuantValueError(f"{function}: data gave no batch. A generator runs only once.")
         self.ops = self._state.ops
         self._forward = [i for i, op in enumerate(self.ops) if op.method == "forward"]
+        self._roles = {row.op: row.role for row in _C.supported_ops()}
         self.units = self._find_units()
-        self._fixed = {unit for unit in self.units if _role(self.ops[unit].kind) == _FIXED}
+        self._fixed = {unit for unit in self.units if self._roles[self.ops[unit].kind] == _FIXED}
         self._references = self._outputs(self._emulate(self.units).module)
 
     def loss(self, left_float: Collection[int]) -> float:
@@ -181,7 +179,9 @@ class Trials:
         units = [
             index
             for index, op in zip(self._forward, records, strict=True)
-            if op.int8 and not op.reason.startswith("absorbed") and _role(op.kind) in _ROUNDING
+            if op.int8
+            and not op.reason.startswith("absorbed")
+            and self._roles.get(op.kind) in _ROUNDING
         ]
         if not units:
             raise JitQuantValueError(
@@ -192,11 +192,9 @@ class Trials:
 
     def _outputs(self, module: torch._C.ScriptModule) -> list[Any]:
         model = _checks.as_model(module)
-        jit: Any = torch.jit  # whose stubs do not export it
-        # A model that runs a few times is not worth optimizing.
-        with torch.no_grad(), jit.optimized_execution(False):
+        with _batches.briefly():
             return [
-                _batches.run(model, batch, f"batch {number}")
+                _batches.run(model, _batches.copied(batch), f"batch {number}")
                 for number, batch in enumerate(self._batches)
             ]
 
@@ -214,15 +212,5 @@ class Trials:
         return sum(losses) / len(losses)
 
 
-def _role(kind: str) -> str:
-    return next((row.role for row in _C.supported_ops() if row.op == kind), "")
-
-
 def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output.detach()] if output.is_floating_point() else []
-    if isinstance(output, dict):
-        output = list(output.values())
-    if isinstance(output, list | tuple):
-        return [tensor for part in output for tensor in _tensors(part)]
-    return []
+    return [each.detach() for _, each in _batches.leaves(output) if each.is_floating_point()]

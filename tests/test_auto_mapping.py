@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import jitquant
 from tests.models import PlainNet, ResidualNet
-from tests.test_sensitivity import Faulty, _data, _sqnr
+from tests.test_sensitivity import Doubles, Faulty, _data, _sqnr
 
 
 def _script(model: nn.Module) -> torch.jit.ScriptModule:
@@ -156,3 +156,10 @@ def test_a_score_that_cannot_be_reached_is_an_error() -> None:
     scores = iter(range(100, 0, -1))
     with pytest.raises(jitquant.JitQuantError, match="even with all ops float"):
         jitquant.auto_mapping(model, data, lambda _: next(scores), max_drop=0, progress=False)
+
+
+def test_batches_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    data = _data(2, 4)
+    jitquant.auto_mapping(_script(Doubles()), data, lambda _: 1.0, max_drop=0, progress=False)
+    assert all(torch.equal(x, y) for x, y in zip(data, _data(2, 4), strict=True))

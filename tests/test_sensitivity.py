@@ -196,3 +196,24 @@ def test_a_model_without_int8_ops_is_refused() -> None:
     prepared(data[0])
     with pytest.raises(jitquant.JitQuantValueError, match="no op of forward is int8"):
         jitquant.sensitivity(prepared, data)
+
+
+class Doubles(nn.Module):
+    """Writes into its input, so that the first layer is float."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.mul_(2)
+        y: Tensor = self.fc2(torch.relu(self.fc1(x)))
+        return y
+
+
+def test_batches_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    data = _data(2, 4)
+    prepared = _prepared(Doubles(), [x.clone() for x in data])
+    jitquant.sensitivity(prepared, data, progress=False)
+    assert all(torch.equal(x, y) for x, y in zip(data, _data(2, 4), strict=True))

@@ -16,6 +16,7 @@ from jitquant import numeric_suite
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # runs from any folder
 
+from tutorials.choose_what_is_quantized import first_lines, quantize, step
 from tutorials.efficientnet_lite0_demo import count_hits, trace_model
 from tutorials.measure import run_all, silence_torch_deprecations, sqnr_db
 from tutorials.photos import LabelledPhotos, calibration_photos, evaluation_photos
@@ -42,11 +43,11 @@ def main(folder: Path) -> None:
 
     step(2, "What did quantizing the weights cost?")
     weights = numeric_suite.compare_weights(model, before)
-    print(first_lines(weights))
+    print(first_lines(weights, 10))
 
     step(3, "Which op makes the error? Each one runs on the float model's values")
     ops = numeric_suite.compare_ops(model, before, samples)
-    print(first_lines(ops))
+    print(first_lines(ops, 10))
 
     step(4, "Plots, and a report with all of this")
     numeric_suite.write_report(folder / "before.html", model, before, samples)
@@ -72,25 +73,6 @@ def main(folder: Path) -> None:
             evaluation,
         )
     )
-
-
-def step(number: int, title: str) -> None:
-    print(f"\n=== {number}. {title}\n")
-
-
-def first_lines(table: object, count: int = 10) -> str:
-    lines = str(table).splitlines()
-    return "\n".join([*(line.rstrip() for line in lines[:count]), f"... {len(lines)} lines"])
-
-
-def quantize(
-    model: torch.jit.ScriptModule,
-    mapping: jitquant.QConfigMapping,
-    images: list[torch.Tensor],
-) -> torch.jit.ScriptModule:
-    prepared = jitquant.prepare_jit(model, mapping)
-    run_all(prepared, images)
-    return jitquant.convert_jit(prepared)
 
 
 def sqnr(

@@ -50,12 +50,8 @@ std::vector<WeightUses> correctable(const Program& program) {
   const WeightReaders readers(program);
   std::vector<WeightUses> found;
   for (const WeightUses& uses : readers.weights()) {
-    const Value* bias = uses.layers[0]->input(2);
     const bool all = std::all_of(uses.layers.begin(), uses.layers.end(), [&](const Node* layer) {
-      const bool same_bias = isNone(bias) ? isNone(layer->input(2))
-                                          : identityOf(layer->input(2), program.module) ==
-                                                identityOf(bias, program.module);
-      return becomesInt8(layer, program) && same_bias;
+      return becomesInt8(layer, program) && haveOneBias(layer, uses.layers[0], program.module);
     });
     if (all && !readers.hasOthers(uses)) found.push_back(uses);
   }

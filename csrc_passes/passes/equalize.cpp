@@ -77,9 +77,7 @@ std::optional<Layer> readLayer(const WeightUses& uses, const WeightReaders& read
   for (const Node* layer : uses.layers) {
     const bool alike = layer->kind() == first->kind() &&
                        (is_linear || constantNumber(layer->input(6)) == groups) &&
-                       (isNone(layer->input(2)) ? isNone(first->input(2))
-                                                : identityOf(layer->input(2), module) ==
-                                                      identityOf(first->input(2), module));
+                       haveOneBias(layer, first, module);
     if (!alike) return std::nullopt;
   }
   if (readers.hasOthers(uses)) return std::nullopt;

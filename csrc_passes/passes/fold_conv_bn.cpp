@@ -135,11 +135,7 @@ void foldUses(const WeightUses& uses, const WeightReaders& readers, const jit::M
     const Node* bn = onlyBatchNorm(conv);
     if (bn != nullptr && (isLeftFloat(conv) || isLeftFloat(bn))) return;
     if (bn == nullptr || !sameBatchNorm(bn, first_bn, module)) return;
-    if (isNone(conv->input(2)) != isNone(first_conv->input(2))) return;
-    if (!isNone(conv->input(2)) &&
-        identityOf(conv->input(2), module) != identityOf(first_conv->input(2), module)) {
-      return;
-    }
+    if (!haveOneBias(conv, first_conv, module)) return;
   }
   const auto weight = constantTensor(first_conv->input(1), module);
   const auto bias = constantTensor(first_conv->input(2), module);

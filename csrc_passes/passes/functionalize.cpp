@@ -9,9 +9,8 @@
 //
 // Needs:  fold_attributes.
 // Leaves: in-place ops whose effect somebody sees who cannot read the result instead: the caller,
-// an
-//         attribute, a view from before, what runs behind the branch or in the next round of the
-//         loop that it stands in. plan keeps such values float and says which op writes them.
+//         an attribute, a view from before, what runs behind the branch or in the next round of
+//         the loop that it stands in. plan keeps such values float and says which op writes them.
 
 #include <torch/csrc/jit/passes/remove_mutation.h>
 

@@ -18,6 +18,7 @@
 
 #include "alias.h"
 #include "ir_util.h"
+#include "next_layer.h"
 #include "op_table.h"
 #include "passes/passes.h"
 #include "symbolic_sizes.h"
@@ -47,11 +48,6 @@ bool makesMemory(const Node* node) {
          (!may_move || node->kind() == c10::aten::relu || node->kind() == c10::aten::max_pool2d);
 }
 
-bool readsNoValues(const Node* node) {
-  const OpRow* row = findRow(node);
-  return row != nullptr && row->role == Role::kMetadata;
-}
-
 // Whether everything but the sum has read the value by then, and keeps nothing of it.
 bool isReadBefore(const Value* value, const Node* layer, const Node* sum) {
   for (const jit::Use& use : value->uses()) {
@@ -61,7 +57,7 @@ bool isReadBefore(const Value* value, const Node* layer, const Node* sum) {
       if (!isOnlyRead(user->output()) || !isReadBefore(user->output(), layer, sum)) return false;
       continue;
     }
-    const bool keeps_nothing = makesMemory(user) || readsNoValues(user);
+    const bool keeps_nothing = makesMemory(user) || readsOnlyShape(user);
     if (user == layer || !keeps_nothing || !user->isBefore(sum)) return false;
   }
   return true;

@@ -15,6 +15,7 @@
 
 #include <ATen/ATen.h>
 
+#include "dynamic.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 #include "plan.h"
@@ -91,7 +92,7 @@ void lowerTables(Program& program) {
       OpRecord& record = program.records[*mark(node, kOpMark)];
       const TableRow& row = *tableRow(node, record.qconfig, program);
       Writer writer(node, row);
-      const Value* table = node->input(0)->node()->input(0)->node()->input(0);
+      const Value* table = unrounded(node->input(0));
       Value* lowered = node->kind() == c10::aten::embedding
                            ? writer.lookUp(constantTensor(table, program.module)->size(1))
                            : writer.bag();

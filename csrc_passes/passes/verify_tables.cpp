@@ -12,6 +12,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include "dynamic.h"
 #include "error.h"
 #include "evaluate.h"
 #include "ir_util.h"
@@ -65,8 +66,7 @@ std::string problemOf(const TableLowering& lowering, const Program& program) {
 void takeBack(const TableLowering& lowering, const std::string& reason, Program& program) {
   leaveFloat(program, lowering.float_op, reason);
   lowering.lowered->replaceAllUsesWith(lowering.float_op->output(0));
-  lowering.float_op->replaceInput(0,
-                                  lowering.float_op->input(0)->node()->input(0)->node()->input(0));
+  lowering.float_op->replaceInput(0, unrounded(lowering.float_op->input(0)));
 }
 
 }  // namespace

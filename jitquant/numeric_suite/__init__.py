@@ -11,7 +11,7 @@
 matplotlib.
 """
 
-from jitquant.numeric_suite._cost import Cost
+from jitquant._cost import Cost
 from jitquant.numeric_suite._sites import Unmatched
 from jitquant.numeric_suite.activations import compare_ops, compare_outputs
 from jitquant.numeric_suite.comparison import Comparison, OpError

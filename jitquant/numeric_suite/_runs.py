@@ -1,7 +1,7 @@
 """Both models run on the same batches, and their values side by side."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from jitquant import _C, _batches, _checks
-from jitquant.errors import JitQuantValueError
 from jitquant.numeric_suite._sites import Models, Site, Unmatched
 from jitquant.numeric_suite._taps import scripted_tap
 
-__all__ = ["Runs", "Value", "batches_of", "copied"]
+__all__ = ["Runs", "Value"]
 
 
 _NO_TENSOR = "it gives no single tensor"
@@ -48,23 +47,6 @@ class _Place:
     problem: str = ""
     ran: bool = False
     is_written: bool = False  # in place, after it is there
-
-
-def batches_of(data: Iterable[Any], function: str) -> Iterator[Any]:
-    """The batches of data.
-
-    Raises:
-        JitQuantTypeError: data gives no batches, see `calibrate`.
-        JitQuantValueError: data is empty.
-        Exception: what data raised.
-    """
-    _batches.check_iterable(data, function)
-    is_empty = True
-    for batch in data:
-        is_empty = False
-        yield batch
-    if is_empty:
-        raise JitQuantValueError(f"{function}: data gave no batch. A generator runs only once.")
 
 
 class Runs:
@@ -120,17 +102,15 @@ class Runs:
         """
         what = f"{self.models.function}: batch {self.batches}"
         self.batches += 1
-        jit: Any = torch.jit  # its stubs lack optimized_execution
-        # A model that runs a few times is not worth optimizing.
-        with torch.no_grad(), jit.optimized_execution(False):
+        with _batches.briefly():
             random_state = torch.get_rng_state()
             # A model may write into its input.
-            expected = _batches.run(self._float, copied(batch), what)
+            expected = _batches.run(self._float, _batches.copied(batch), what)
             if self.shadow:
                 for place in self._places:
                     self._give(place)
             torch.set_rng_state(random_state)
-            actual = _batches.run(self._quantized, copied(batch), what)
+            actual = _batches.run(self._quantized, _batches.copied(batch), what)
         for place in self._places:
             yield from _compared(place)
         if not self.shadow:
@@ -225,37 +205,15 @@ def _without_padding(actual: Tensor, expected: Tensor) -> Tensor:
     return actual.narrow(1, 0, expected.size(1))
 
 
-def copied(batch: Any) -> Any:
-    """The batch with tensors of its own, into which a model may write."""
-    if isinstance(batch, Tensor):
-        return batch.detach().clone()
-    if isinstance(batch, dict):
-        return {key: copied(each) for key, each in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*map(copied, batch))
-    return type(batch)(map(copied, batch)) if type(batch) in (list, tuple) else batch
-
-
 def _results(expected: Any, actual: Any) -> Iterator[tuple[Value, Tensor, Tensor]]:
     """The floating-point tensors that forward returned."""
-    floats, quantized = dict(_leaves(expected, "output")), dict(_leaves(actual, "output"))
+    floats, quantized = dict(_batches.leaves(expected)), dict(_batches.leaves(actual))
     for name, value in floats.items():
         other = quantized.get(name)
         if other is None or other.shape != value.shape or not value.is_floating_point():
             continue
         site = Site("forward", name, "return", 0, False, "what forward returns", "", -1, -1)
         yield Value(site, "return", None), value, other
-
-
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            yield from _leaves(each, f"{name}.{key}")
-    elif isinstance(value, (list, tuple)):
-        for index, each in enumerate(value):
-            yield from _leaves(each, f"{name}.{index}")
 
 
 def _input_site(model: torch.jit.ScriptModule, index: int) -> Site:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jitquant.numeric_suite._runs import Runs, Value, batches_of
+from jitquant import _batches
+from jitquant.numeric_suite._runs import Runs, Value
 from jitquant.numeric_suite._sites import Models
 from jitquant.numeric_suite.comparison import Comparison, OpError, What
 from jitquant.numeric_suite.errors import ErrorSum
@@ -90,7 +91,7 @@ class ComparisonSum:
 
 def _compare(runs: Runs, data: Iterable[Any], what: What, per_channel: bool) -> Comparison:
     sums = ComparisonSum(runs, what)
-    for batch in batches_of(data, runs.models.function):
+    for batch in _batches.batches_of(data, runs.models.function):
         for each in runs.run(batch):
             sums.add(*each)
     return sums.result(per_channel)

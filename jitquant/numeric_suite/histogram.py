@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jitquant.numeric_suite._runs import Runs, Value, batches_of
+from jitquant import _batches
+from jitquant.numeric_suite._runs import Runs, Value
 from jitquant.numeric_suite._sites import Models, Site
 from jitquant.numeric_suite.ranges import (
     Histogram,
@@ -37,7 +38,7 @@ def histograms(
     models = Models(float_model, quantized_model, "histograms")
     runs = Runs(models, shadow=False)
     sums = HistogramSum(runs)
-    for batch in batches_of(data, "histograms"):
+    for batch in _batches.batches_of(data, "histograms"):
         for each in runs.run(batch):
             sums.add(*each)
     return sums.result()

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from jitquant import _batches
+from jitquant._cost import Cost, costs
 from jitquant.coverage import Coverage, coverage
 from jitquant.numeric_suite import _page
-from jitquant.numeric_suite._cost import Cost, costs
-from jitquant.numeric_suite._runs import Runs, batches_of
+from jitquant.numeric_suite._runs import Runs
 from jitquant.numeric_suite._sites import Models
 from jitquant.numeric_suite.activations import ComparisonSum
 from jitquant.numeric_suite.comparison import Comparison
@@ -74,7 +75,7 @@ def write_report(
     outputs, ops = ComparisonSum(plain, "outputs"), ComparisonSum(shadow, "ops")
     histograms = HistogramSum(plain)
     first: list[Any] = []
-    for batch in batches_of(data, "write_report"):
+    for batch in _batches.batches_of(data, "write_report"):
         first = first or [batch]
         for each in plain.run(batch):
             outputs.add(*each)

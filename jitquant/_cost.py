@@ -9,11 +9,9 @@ from typing import Any
 import torch
 
 from jitquant import _batches
-from jitquant.numeric_suite._runs import copied
 
 __all__ = ["Cost", "costs"]
 
-_SECONDS = 2.0
 _LEAST_RUNS = 5
 
 
@@ -34,8 +32,8 @@ class Cost:
     threads: int
 
 
-def costs(models: list[torch.jit.ScriptModule], batch: Any) -> list[Cost]:
-    """Measure models on a batch, for 2 seconds or 5 rounds, whichever is longer, after 2 others.
+def costs(models: list[torch.jit.ScriptModule], batch: Any, seconds: float = 2.0) -> list[Cost]:
+    """Measure models on a batch, for so long or 5 rounds, whichever is longer, after 2 others.
 
     They take turns. What runs is loaded anew, so that the state of the models stays.
     """
@@ -45,7 +43,7 @@ def costs(models: list[torch.jit.ScriptModule], batch: Any) -> list[Cost]:
     with torch.no_grad():
         for model in loaded * 2:
             _time(model, batch)
-        end = time.perf_counter() + _SECONDS
+        end = time.perf_counter() + seconds
         while len(times[0]) < _LEAST_RUNS or time.perf_counter() < end:
             for model, seen in zip(loaded, times, strict=True):
                 seen.append(_time(model, batch))
@@ -65,7 +63,7 @@ def _file(model: torch.jit.ScriptModule) -> io.BytesIO:
 
 def _time(model: torch.jit.ScriptModule, batch: Any) -> float:
     """Seconds of one run, without the copy of the batch."""
-    own = copied(batch)
+    own = _batches.copied(batch)
     start = time.perf_counter()
     _batches.run(model, own, "the first batch")
     return time.perf_counter() - start
