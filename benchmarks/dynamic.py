@@ -13,6 +13,9 @@ silero-stress, which comes without source. Linear layers are int8, per channel; 
 - ONNX Runtime: `quantize_dynamic`.
 - jitquant: what `quantize_dynamic_jit` gives.
 
+"onednn" is the same on that engine, which alone uses AMX where the CPU has it; all others run on
+torch's default engine, x86.
+
 What is not installed is left out, with a line that says so. Each variant is run by a process of its
 own, and all processes are pinned to the same CPUs. They take turns, several calls each; the first
 call of a turn does not count. Times are medians.
@@ -45,12 +48,12 @@ from benchmarks.report import (
 )
 from benchmarks.runners import Runner
 from benchmarks.subjects import Subject
-from benchmarks.text_models import NAMES, SIZES, make_text_model
-from benchmarks.variants import NotAvailable, Variant, make_float, make_frozen
+from benchmarks.text_models import LEAST_TOKENS, NAMES, SIZES, make_text_model
+from benchmarks.variants import NotAvailable, Variant, engine_set, make_float, make_frozen
 from tutorials.measure import file_mb, run_all, sqnr_db
 
 LENGTHS = [16, 64, 128, 256]
-OURS = "jitquant"
+OURS = ("jitquant", "jitquant onednn")
 
 
 def make_upstream(subject: Subject, path: Path) -> None:
@@ -104,12 +107,15 @@ VARIANTS = (
     Variant("float", "torch", ".pt", make_float),
     Variant("float, frozen", "torch", ".pt", make_frozen),
     Variant("torch.ao", "torch", ".pt", make_upstream),
+    Variant("torch.ao onednn", "torch", ".pt", make_upstream, engine="onednn"),
     Variant("eager", "torch", ".pt", make_eager),
     Variant(
         "ONNX Runtime", "onnxruntime", ".onnx", make_onnxruntime, needs=("onnx", "onnxruntime")
     ),
-    Variant(OURS, "torch", ".pt", make_ours),
+    Variant("jitquant", "torch", ".pt", make_ours),
+    Variant("jitquant onednn", "torch", ".pt", make_ours, engine="onednn"),
 )
+VARIANT_NAMES = tuple(of.name for of in VARIANTS)
 
 
 @dataclass
@@ -135,7 +141,7 @@ def main() -> None:
     arguments = parse_arguments()
     silence_warnings()
     torch.set_num_threads(arguments.threads)
-    variants = installed(VARIANTS)
+    variants = installed([of for of in VARIANTS if of.name in arguments.variants])
     runners = {of.name: Runner(of.runtime, of.engine, arguments.threads) for of in variants}
     results = []
     try:
@@ -158,12 +164,23 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", default=NAMES, choices=NAMES, metavar="NAME")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=VARIANT_NAMES,
+        choices=VARIANT_NAMES,
+        metavar="NAME",
+        help="default: all",
+    )
     parser.add_argument("--tokens", nargs="+", type=positive, default=LENGTHS)
     parser.add_argument("--threads", type=positive, default=1, help="default: 1")
     parser.add_argument("--turns", type=positive, default=20, help="of each (default: 20)")
     parser.add_argument("--calls", type=positive, default=4, help="in a turn (default: 4)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if min(arguments.tokens) < LEAST_TOKENS:
+        parser.error(f"--tokens must be at least {LEAST_TOKENS}, got {min(arguments.tokens)}")
+    return arguments
 
 
 def compare(
@@ -182,7 +199,7 @@ def compare(
             results.append(result)
             path = paths[variant.name]
             try:
-                with contextlib.redirect_stdout(sys.stderr):
+                with engine_set(variant.engine), contextlib.redirect_stdout(sys.stderr):
                     variant.make(subject, path)
                 result.size_mb = file_mb(path)
                 runners[variant.name].load(path, subject.evaluation[0])
@@ -230,15 +247,18 @@ def closing_lines(results: Sequence[Result]) -> list[str]:
     times = {
         (of.model, of.variant, length): ms for of in results for length, ms in of.median_ms.items()
     }
-    speeds: dict[str, list[float]] = {}
-    for (model, variant, length), ms in times.items():
-        if variant != OURS and (model, OURS, length) in times:
-            speeds.setdefault(variant, []).append(ms / times[model, OURS, length])
-    return [
-        f"{OURS}: {statistics.geometric_mean(of):.2f} times as fast as {variant} "
-        f"(geometric mean of {len(of)}; least {min(of):.2f})"
-        for variant, of in speeds.items()
-    ]
+    lines = []
+    for ours in OURS:
+        speeds: dict[str, list[float]] = {}
+        for (model, variant, length), ms in times.items():
+            if variant not in OURS and (model, ours, length) in times:
+                speeds.setdefault(variant, []).append(ms / times[model, ours, length])
+        lines += [
+            f"{ours}: {statistics.geometric_mean(of):.2f} times as fast as {variant} "
+            f"(geometric mean of {len(of)}; least {min(of):.2f})"
+            for variant, of in speeds.items()
+        ]
+    return lines
 
 
 if __name__ == "__main__":

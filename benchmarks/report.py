@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from tabulate import tabulate
 
 from tutorials.measure import silence_torch_deprecations
@@ -24,6 +23,7 @@ def silence_warnings() -> None:
     silence_torch_deprecations()
     for message in (
         "torch.ao.quantization is deprecated",
+        "You are using the legacy TorchScript-based ONNX export",
         "Please use quant_min and quant_max",
         r"The \.grad attribute of a Tensor that is not a leaf",
         "must run observer before calling calculate_qparams",
@@ -33,6 +33,8 @@ def silence_warnings() -> None:
 
 def parse_with_models(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The arguments; an error for names in `models` that torchvision does not have."""
+    import torchvision  # takes seconds
+
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.models) - set(torchvision.models.list_models()))
     if unknown:

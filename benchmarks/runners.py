@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -16,6 +18,7 @@ from benchmarks.report import first_line, silence_warnings
 Array = Any  # numpy.ndarray
 Model = Callable[[Array], Array]
 
+ROOT = Path(__file__).resolve().parent.parent
 LOADS = 3  # the least counts: whatever else the machine does only adds
 WARM_UP = 5  # in these calls runtimes choose kernels and TorchScript optimizes
 
@@ -56,15 +59,16 @@ class Runner:
     def close(self) -> None:
         if self._process is not None:
             self._connection.close()
-            self._process.join()
+            self._process.wait()
             self._process = None
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
-        self._connection, theirs = context.Pipe()
-        arguments = (theirs, *self._arguments)
-        self._process = context.Process(target=serve, args=arguments, daemon=True)
-        self._process.start()
+        """multiprocessing would import the script that runs, and all that it needs, there too."""
+        self._connection, theirs = multiprocessing.Pipe()
+        arguments = ", ".join(map(repr, (theirs.fileno(), *self._arguments)))
+        code = f"from benchmarks.runners import serve; serve({arguments})"
+        command = [sys.executable, "-c", code]
+        self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
         theirs.close()
 
     def _ask(self, command: str, argument: Any) -> Any:
@@ -74,16 +78,16 @@ class Runner:
             self._connection.send((command, argument))
             worked, answer = self._connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            self._process.join()
-            status, self._process = self._process.exitcode, None
+            status, self._process = self._process.wait(), None
             raise RunnerError(f"the process ended with status {status}") from None
         if not worked:
             raise RunnerError(answer)
         return answer
 
 
-def serve(connection: Connection, runtime: str, engine: str, threads: int) -> None:
-    """Answer until the other side closes the connection."""
+def serve(pipe: int, runtime: str, engine: str, threads: int) -> None:
+    """Answer until the other side closes the pipe."""
+    connection = Connection(pipe)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     silence_warnings()
     torch.set_num_threads(threads)

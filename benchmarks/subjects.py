@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from benchmarks.macs import macs_by_module
@@ -50,6 +49,8 @@ def make_subject(name: str, batch: int = 1, pixels: int | None = None) -> Subjec
         batch: images that go through the model at a time.
         pixels: height and width of the images; by default what the model is made for.
     """
+    import torchvision  # takes seconds
+
     torch.manual_seed(0)
     size = pixels or PIXELS.get(name, 224)
     module = torchvision.models.get_model(name, weights=None, **OPTIONS.get(name, {}))

@@ -8,6 +8,8 @@ from benchmarks.macs import macs_by_module
 from benchmarks.subjects import Subject, int8_bytes
 from tutorials.phrases import load_bert
 
+LEAST_TOKENS = 6
+"""silero-stress's BERT looks at tokens 3 to 5."""
 TOKENS = 8000  # of which ids are drawn; silero-stress has more
 SIZES = {"BERT, 312 wide": (312, 12, 600, 3), "BERT, 768 wide": (768, 12, 3072, 4)}
 """Width, heads, width of the feed-forward part, layers: those of silero-stress; 4 of BERT-base."""

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -75,3 +77,31 @@ def test_accuracy_methods(tmp_path: Path) -> None:
     for result in results:
         assert result["right"] >= 98 and result["samples"] == 100 and result["latency_ms"] > 0
         assert result["method"] == "float" or result["sqnr_db"] > 30
+
+
+def test_dynamic(tmp_path: Path) -> None:
+    """One model has Python source and one has none, which torch.ao cannot quantize either."""
+    report = tmp_path / "report.json"
+    variants = ["float", "torch.ao", "eager", "jitquant"]
+    command = [sys.executable, "benchmarks/dynamic.py", "--variants", *variants]
+    command += ["--models", "BERT, 312 wide", "silero-stress", "--tokens", "6", "9"]
+    command += ["--turns", "2", "--calls", "1", "--json", str(report)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    results = json.loads(report.read_text())["results"]
+    measured = [of for of in results if not of["error"]]
+    assert [of["variant"] for of in measured] == [*variants, "float", "jitquant"]
+    for result in measured:
+        assert list(result["median_ms"]) == ["6", "9"]
+        assert min(result["median_ms"].values()) > 0
+    in_float, upstream, eager, ours = measured[:4]
+    assert in_float["sqnr_db"] > 100 > ours["sqnr_db"] > 30
+    assert ours["size_mb"] < 0.7 * in_float["size_mb"]
+    assert ours["size_mb"] == pytest.approx(upstream["size_mb"], rel=0.01)
+    assert ours["size_mb"] == pytest.approx(eager["size_mb"], rel=0.01)
+    errors = {of["variant"]: of["error"] for of in results if of["error"]}
+    assert errors.pop("torch.ao").startswith("RuntimeError: Graph::copy() encountered a use of")
+    assert errors == {"eager": "it comes without Python source"}
+    assert done.stdout.startswith("| median (ms) ")
+    assert [line.split(": ")[0] for line in done.stdout.splitlines() if "as fast" in line] == [
+        "jitquant"
+    ] * 3
