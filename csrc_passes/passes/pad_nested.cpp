@@ -9,10 +9,11 @@
 //   %m = aten::_transformer_encoder_layer_fwd(%x, ..., %mask, 1)
 //   %b = aten::to(%mask, bool); %y = aten::masked_fill(%m, aten::unsqueeze(%b, -1), 0.)
 //
-// Scripted, the branch that makes the nested tensor gives the layers no mask: now it does.
+// Scripted, the branch that makes the nested tensor gives the layers no mask: now it does. The mask
+// may have come there through branches that say why not to nest.
 //
 // Needs:  fold_attributes and resolve_asserts.
-// Leaves: nested tensors of other modules.
+// Leaves: nested tensors of other modules, and those that other ops than the layers read.
 
 #include <map>
 
@@ -37,16 +38,23 @@ struct Nested {
   std::vector<Node*> makers, padders;
 };
 
-Value* withoutCasts(Value* value) {
+// What a value is behind casts, and behind branches that give the same either way.
+const Value* sourceOf(const Value* value) {
   while (value->node()->kind() == c10::prim::unchecked_cast) value = value->node()->input();
-  return value;
+  const Node* node = value->node();
+  if (node->kind() != c10::prim::If) return value;
+  const Value* first = sourceOf(node->blocks()[0]->outputs()[value->offset()]);
+  const Value* second = sourceOf(node->blocks()[1]->outputs()[value->offset()]);
+  return first == second ? first : value;
 }
 
 // The mask, true or -inf at the padding, whose negation says what is nested.
 Value* maskOf(Node* maker) {
   Node* negation = maker->input(1)->node();
   if (negation->kind() != c10::aten::logical_not) return nullptr;
-  return withoutCasts(negation->input());
+  Value* mask = negation->input();
+  while (mask->node()->kind() == c10::prim::unchecked_cast) mask = mask->node()->input();
+  return mask;
 }
 
 // Whether the value is there whenever `reader` runs.
@@ -60,17 +68,48 @@ bool isVisible(const Value* value, const Node* reader) {
   return value->node()->kind() == c10::prim::Param || value->node()->isBefore(reader);
 }
 
+// Where the branch that nests gives None, and the other one the mask: the outputs of the branch.
+std::vector<size_t> unmasked(Node* maker, const Value* mask) {
+  std::vector<size_t> found;
+  Node* branch = maker->owningBlock()->owningNode();
+  if (branch == nullptr || branch->kind() != c10::prim::If) return found;
+  const bool is_first = branch->blocks()[0] == maker->owningBlock();
+  const jit::Block* nesting = branch->blocks()[is_first ? 0 : 1];
+  const jit::Block* other = branch->blocks()[is_first ? 1 : 0];
+  for (size_t i = 0; i < branch->outputs().size(); ++i) {
+    const bool gives_mask = sourceOf(other->outputs()[i]) == sourceOf(mask);
+    if (isNone(nesting->outputs()[i]) && gives_mask) found.push_back(i);
+  }
+  return found;
+}
+
+bool readsUnmasked(const jit::Use& use) {
+  return use.user->kind() == kLayer && use.offset == 0 && isNone(use.user->input(kMask));
+}
+
+// Whether all that reads the nested tensor, until it is padded, can be given the mask.
+bool readersTakeMask(const Value* nested, const Node* padder, bool branch_takes_mask) {
+  for (const jit::Use& use : nested->uses()) {
+    if (use.user == padder || (use.user->kind() == c10::prim::Return && branch_takes_mask))
+      continue;
+    if (!readsUnmasked(use)) return false;
+    if (!readersTakeMask(use.user->output(), padder, branch_takes_mask)) return false;
+  }
+  return true;
+}
+
 bool isPair(Node* maker, const Node* padder) {
-  const Value* mask = maskOf(maker);
+  Value* mask = maskOf(maker);
   return mask != nullptr && isVisible(mask, maker) && isVisible(mask, padder) &&
-         maker->isBefore(padder) && constantNumber(padder->input(1)) == 0.0;
+         maker->isBefore(padder) && constantNumber(padder->input(1)) == 0.0 &&
+         readersTakeMask(maker->output(), padder, !unmasked(maker, mask).empty());
 }
 
 // The fused layers that read the nested tensor.
 void maskLayers(const Value* nested, Value* mask) {
   for (const jit::Use& use : nested->uses()) {
+    if (!readsUnmasked(use)) continue;
     Node* layer = use.user;
-    if (layer->kind() != kLayer || use.offset != 0 || !isNone(layer->input(kMask))) continue;
     constexpr int64_t kOfPaddedKeys = 1;
     layer->replaceInput(kMask, mask);
     layer->replaceInput(kMaskType, insertConstantBefore(layer, kOfPaddedKeys));
@@ -78,23 +117,10 @@ void maskLayers(const Value* nested, Value* mask) {
   }
 }
 
-// Where the branch that nests gives None, and the other one the mask, both give the mask.
-void maskBranch(Node* maker, Value* mask) {
-  Node* branch = maker->owningBlock()->owningNode();
-  if (branch == nullptr || branch->kind() != c10::prim::If) return;
-  const bool is_first = branch->blocks()[0] == maker->owningBlock();
-  jit::Block* nesting = branch->blocks()[is_first ? 0 : 1];
-  jit::Block* other = branch->blocks()[is_first ? 1 : 0];
-  for (size_t i = 0; i < branch->outputs().size(); ++i) {
-    const bool gives_mask = withoutCasts(other->outputs()[i]) == mask;
-    if (isNone(nesting->outputs()[i]) && gives_mask) nesting->replaceOutput(i, mask);
-  }
-}
-
 void rewrite(Node* maker, Node* padder) {
   Value* mask = maskOf(maker);
   maskLayers(maker->output(), mask);
-  maskBranch(maker, mask);
+  for (size_t i : unmasked(maker, mask)) maker->owningBlock()->replaceOutput(i, mask);
   replaceAndDestroy(maker, maker->input(0));
   const auto constant = [&](const at::IValue& value) {
     return insertConstantBefore(padder, value);
