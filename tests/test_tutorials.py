@@ -196,5 +196,7 @@ def test_mending_the_worst_layers_helps(tmp_path: Path) -> None:
     names = ("one scale per weight", "and the 5 worst per channel", "all per channel (the default)")
     before, mended, default = (float(row(lines, name)[1]) for name in names)
     assert before + 2 < mended < default - 2
+    for name in ("sqnr.png", "histograms.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "before.html").read_text(encoding="utf-8")
     assert "_blocks.7._depthwise_conv" in page and "src=" not in page and "<link" not in page
