@@ -9,7 +9,7 @@
 //
 // Needs:  restore_layout, which ends what decides on int8 ops. Weights are not frozen, so that they
 //         can be read by name: float, and beside them as integers with scales.
-// Leaves: int8 ops that only move values, and those without a reference, which coverage lists.
+// Leaves: int8 ops that only move values.
 
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/passes/constant_propagation.h>
@@ -17,6 +17,7 @@
 #include <torch/csrc/jit/passes/inliner.h>
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "evaluate.h"
 #include "ir_util.h"
@@ -49,10 +50,8 @@ class Referrer {
     }
     const OpRow* row = findRow(node);
     const bool moves = row != nullptr && row->role == Role::kSharesInput;
-    const auto index = mark(node, kOpMark);
-    if (!moves && index) {
-      program_.records[*index].reason =
-          std::string(node->kind().toQualString()) + " itself, for which there is no reference";
+    if (!moves) {
+      throw std::logic_error(std::string(node->kind().toQualString()) + " has no reference");
     }
   }
 

@@ -3,7 +3,11 @@
 #include <ATen/Version.h>
 #include <torch/csrc/jit/frontend/resolver.h>
 
+#include <cstdlib>
+#include <string>
+
 #include "targets/reference.h"
+#include "targets/reference_reductions.h"
 
 namespace jitquant {
 
@@ -48,7 +52,7 @@ def like(q: Tensor, steps: Tensor) -> Tensor:
 // weight quantized per tensor.
 constexpr const char* kFbgemmRequantize = R"(
 def requantize(sums: Tensor, x_scale: Tensor, weight_scale: Tensor, bias: Tensor,
-               scale: Tensor, zero_point: int) -> Tensor:
+               scale: Tensor, zero_point: int, in_tiles: bool) -> Tensor:
     product = x_scale * weight_scale
     if weight_scale.dim() == 0:
         biased = fused_multiply_add(bias, inverse(product), sums)
@@ -57,17 +61,26 @@ def requantize(sums: Tensor, x_scale: Tensor, weight_scale: Tensor, bias: Tensor
     return torch.round(biased * (product / scale)) + zero_point
 )";
 
+// Kernels on AMX tiles take the product of the scales. Those are convolutions but depthwise ones,
+// and some of odd shapes: which ones is up to the library.
 constexpr const char* kOnednnRequantize = R"(
+def scaled(sums: Tensor, x_scale: Tensor, weight_scale: Tensor, in_tiles: bool) -> Tensor:
+    first = inverse(inverse(x_scale))
+    if has_tiles() and in_tiles:
+        return sums.float() * (first * weight_scale)
+    return sums.float() * first * weight_scale
+
 def requantize(sums: Tensor, x_scale: Tensor, weight_scale: Tensor, bias: Tensor,
-               scale: Tensor, zero_point: int) -> Tensor:
-    real = sums.float() * inverse(inverse(x_scale)) * weight_scale + bias
+               scale: Tensor, zero_point: int, in_tiles: bool) -> Tensor:
+    real = scaled(sums, x_scale, weight_scale, in_tiles) + bias
     return torch.round(real * inverse(scale) + zero_point)
 )";
 
 // Layers with the op behind them, which only this engine has. `sums` has the channels last.
 constexpr const char* kOnednnFused = R"(
-def real_sums(sums: Tensor, x: Tensor, weight_scale: Tensor, bias: Optional[Tensor]) -> Tensor:
-    real = sums.float() * inverse(inverse(single(x.q_scale()))) * weight_scale
+def real_sums(sums: Tensor, x: Tensor, weight_scale: Tensor, bias: Optional[Tensor],
+              in_tiles: bool) -> Tensor:
+    real = scaled(sums, single(x.q_scale()), weight_scale, in_tiles)
     if bias is not None:
         real = real + bias.detach()
     return real
@@ -81,7 +94,7 @@ def conv2d_add(x: Tensor, accumulator: Tensor, weight: Tensor, weight_scale: Ten
                zero_point: int, clamps: bool) -> Tensor:
     sums = torch.conv2d(integers(x), centered(weight, weight_zero_point), None, stride, padding,
                         dilation, groups).movedim(1, -1).contiguous()
-    real = real_sums(sums, x, weight_scale, bias)
+    real = real_sums(sums, x, weight_scale, bias, groups < x.size(1))
     accumulator_scale = inverse(inverse(single(accumulator.q_scale())))
     total = fused_multiply_add(integers(accumulator).movedim(1, -1), accumulator_scale, real)
     return quantized(as_steps(total, scale, zero_point), scale, zero_point, clamps).movedim(-1, 1)
@@ -89,7 +102,7 @@ def conv2d_add(x: Tensor, accumulator: Tensor, weight: Tensor, weight_scale: Ten
 def real_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, weight_zero_point: Tensor,
                 bias: Optional[Tensor]) -> Tensor:
     sums = torch.matmul(integers(x), centered(weight, weight_zero_point).t())
-    return real_sums(sums, x, weight_scale, bias)
+    return real_sums(sums, x, weight_scale, bias, False)
 
 def linear_leaky_relu(x: Tensor, weight: Tensor, weight_scale: Tensor, weight_zero_point: Tensor,
                       bias: Optional[Tensor], scale: float, zero_point: int,
@@ -106,7 +119,7 @@ def linear_tanh(x: Tensor, weight: Tensor, weight_scale: Tensor, weight_zero_poi
 
 constexpr const char* kQnnpackRequantize = R"(
 def requantize(sums: Tensor, x_scale: Tensor, weight_scale: Tensor, bias: Tensor,
-               scale: Tensor, zero_point: int) -> Tensor:
+               scale: Tensor, zero_point: int, in_tiles: bool) -> Tensor:
     product = x_scale * weight_scale
     biased = (sums + torch.round(bias / product)).float()
     return torch.round(biased * (product * inverse(scale))) + zero_point
@@ -118,38 +131,42 @@ def centered(weight: Tensor, zero_point: Tensor) -> Tensor:
     return weight.double() - zero_point.reshape([-1] + along)
 
 def finish(sums: Tensor, x: Tensor, weight_scale: Tensor, bias: Optional[Tensor],
-           scale: float, zero_point: int, clamps: bool) -> Tensor:
+           scale: float, zero_point: int, clamps: bool, in_tiles: bool) -> Tensor:
     shift = torch.zeros_like(weight_scale)
     if bias is not None:
         shift = bias.detach()
-    steps = requantize(sums, single(x.q_scale()), weight_scale, shift, single(scale), zero_point)
+    steps = requantize(sums, single(x.q_scale()), weight_scale, shift, single(scale), zero_point,
+                       in_tiles)
     return quantized(steps, scale, zero_point, clamps)
 
 def linear(x: Tensor, weight: Tensor, weight_scale: Tensor, weight_zero_point: Tensor,
            bias: Optional[Tensor], scale: float, zero_point: int, clamps: bool) -> Tensor:
     sums = torch.matmul(integers(x), centered(weight, weight_zero_point).t())
-    return finish(sums, x, weight_scale, bias, scale, zero_point, clamps)
+    return finish(sums, x, weight_scale, bias, scale, zero_point, clamps, False)
 
 def conv1d(x: Tensor, weight: Tensor, weight_scale: Tensor, weight_zero_point: Tensor,
            bias: Optional[Tensor], stride: List[int], padding: List[int], dilation: List[int],
            groups: int, scale: float, zero_point: int, clamps: bool) -> Tensor:
     sums = torch.conv1d(integers(x), centered(weight, weight_zero_point), None, stride, padding,
                         dilation, groups).movedim(1, -1).contiguous()
-    return finish(sums, x, weight_scale, bias, scale, zero_point, clamps).movedim(-1, 1)
+    return finish(sums, x, weight_scale, bias, scale, zero_point, clamps,
+                  groups < x.size(1)).movedim(-1, 1)
 
 def conv2d(x: Tensor, weight: Tensor, weight_scale: Tensor, weight_zero_point: Tensor,
            bias: Optional[Tensor], stride: List[int], padding: List[int], dilation: List[int],
            groups: int, scale: float, zero_point: int, clamps: bool) -> Tensor:
     sums = torch.conv2d(integers(x), centered(weight, weight_zero_point), None, stride, padding,
                         dilation, groups).movedim(1, -1).contiguous()
-    return finish(sums, x, weight_scale, bias, scale, zero_point, clamps).movedim(-1, 1)
+    return finish(sums, x, weight_scale, bias, scale, zero_point, clamps,
+                  groups < x.size(1)).movedim(-1, 1)
 
 def conv3d(x: Tensor, weight: Tensor, weight_scale: Tensor, weight_zero_point: Tensor,
            bias: Optional[Tensor], stride: List[int], padding: List[int], dilation: List[int],
            groups: int, scale: float, zero_point: int, clamps: bool) -> Tensor:
     sums = torch.conv3d(integers(x), centered(weight, weight_zero_point), None, stride, padding,
                         dilation, groups).movedim(1, -1).contiguous()
-    return finish(sums, x, weight_scale, bias, scale, zero_point, clamps).movedim(-1, 1)
+    return finish(sums, x, weight_scale, bias, scale, zero_point, clamps,
+                  groups < x.size(1)).movedim(-1, 1)
 )";
 
 // --- ATen's own kernels ---
@@ -260,98 +277,6 @@ def add(a: Tensor, b: Tensor, scale: float, zero_point: int, clamps: bool) -> Te
     return quantized(steps, scale, zero_point, clamps)
 )";
 
-// --- averages ---
-//
-// Kernels for channels-last memory round the average and add the zero point, those for contiguous
-// memory round their sum.
-
-constexpr const char* kAverages = R"(
-def rounded(q: Tensor, sums: Tensor, counts: Tensor, channels_last: bool) -> Tensor:
-    if channels_last:
-        return like(q, torch.round(sums.float() * inverse(counts.float())) + q.q_zero_point())
-    return like(q, torch.round(sums.float() / counts.float() + q.q_zero_point()))
-
-def average(q: Tensor, sums: Tensor, counts: Tensor, by_qnnpack: bool) -> Tensor:
-    if by_qnnpack:
-        scale = single(q.q_scale())
-        steps = torch.round(sums.float() * (scale / (scale * counts.float())))
-        return like(q, steps + q.q_zero_point())
-    return rounded(q, sums, counts, not q.is_contiguous())
-
-def avg_pool2d(q: Tensor, kernel: List[int], stride: List[int], padding: List[int],
-               ceil_mode: bool, count_include_pad: bool, divisor: Optional[int]) -> Tensor:
-    x = integers(q)
-    sums = torch.avg_pool2d(x, kernel, stride, padding, ceil_mode, count_include_pad, 1)
-    inside = torch.avg_pool2d(torch.ones_like(x), kernel, stride, padding, ceil_mode,
-                              count_include_pad, 1)
-    share = torch.avg_pool2d(torch.ones_like(x), kernel, stride, padding, ceil_mode,
-                             count_include_pad)
-    return average(q, sums, torch.round(inside / share), pools_images() and not ceil_mode)
-
-def avg_pool3d(q: Tensor, kernel: List[int], stride: List[int], padding: List[int],
-               ceil_mode: bool, count_include_pad: bool, divisor: Optional[int]) -> Tensor:
-    x = integers(q)
-    sums = torch.avg_pool3d(x, kernel, stride, padding, ceil_mode, count_include_pad, 1)
-    inside = torch.avg_pool3d(torch.ones_like(x), kernel, stride, padding, ceil_mode,
-                              count_include_pad, 1)
-    share = torch.avg_pool3d(torch.ones_like(x), kernel, stride, padding, ceil_mode,
-                             count_include_pad)
-    return rounded(q, sums, torch.round(inside / share), True)
-
-def windows(size: int, outputs: int) -> Tensor:
-    places = torch.arange(outputs)
-    return ((places + 1) * size + outputs - 1) // outputs - places * size // outputs
-
-def adaptive_avg_pool2d(q: Tensor, size: List[int]) -> Tensor:
-    x = integers(q)
-    counts = windows(x.size(-2), size[0]).unsqueeze(-1) * windows(x.size(-1), size[1])
-    sums = torch.round(torch.adaptive_avg_pool2d(x, size) * counts)
-    uniform = x.size(-2) % size[0] == 0 and x.size(-1) % size[1] == 0
-    by_qnnpack = pools_images() and uniform
-    if q.is_contiguous() and not by_qnnpack:
-        whole = (sums + counts * q.q_zero_point()).float()
-        return like(q, torch.round(whole * inverse(counts.float())))
-    return average(q, sums, counts, by_qnnpack)
-
-def adaptive_avg_pool1d(q: Tensor, size: List[int]) -> Tensor:
-    return adaptive_avg_pool2d(q.unsqueeze(-2), [1, size[0]]).squeeze(-2)
-
-def is_innermost(rank: int, dims: List[int]) -> bool:
-    answer = True
-    for i in range(len(dims)):
-        answer = answer and (rank - 1 - i in dims or -1 - i in dims)
-    return answer
-
-def mean(q: Tensor, dims: Optional[List[int]], keepdim: bool, dtype: Optional[int]) -> Tensor:
-    over: List[int] = []
-    if dims is not None:
-        over = dims
-    if len(over) == 0:
-        over = list(range(q.dim()))
-    is_image = q.dim() == 4 and over == [2, 3]
-    if pools_images() and is_image:
-        steps = adaptive_avg_pool2d(q, [1, 1])
-        if not keepdim:
-            steps = steps.squeeze(-1).squeeze(-1)
-        return steps
-    if q.is_contiguous() and is_innermost(q.dim(), over):
-        sums = integers(q).sum(over, keepdim)
-        count = single(float(q.numel() // sums.numel()))
-        return rounded(q, sums, count, False)
-    average = q.dequantize().mean(over, keepdim)
-    return quantize(average, q.q_scale(), q.q_zero_point(), False)
-)";
-
-constexpr const char* kAtenAverages = R"(
-def pools_images() -> bool:
-    return False
-)";
-
-constexpr const char* kQnnpackAverages = R"(
-def pools_images() -> bool:
-    return True
-)";
-
 // --- functions of one value ---
 
 constexpr const char* kActivations = R"(
@@ -366,6 +291,15 @@ def hardsigmoid(q: Tensor) -> Tensor:
 
 def tanh(q: Tensor) -> Tensor:
     return quantize(torch.tanh(values(q)), 0.0078125, 128, False)
+
+# The output is contiguous. Where the input is not, single values are taken.
+def elu(q: Tensor, scale: float, zero_point: int, alpha: number, factor: number,
+        input_factor: number) -> Tensor:
+    x = real(q).contiguous()
+    if q.is_contiguous():
+        x = values(q)
+    below = torch.expm1(x * input_factor) * alpha
+    return quantize(torch.where(x > 0.0, x, below) * factor, scale, zero_point, False)
 
 def leaky_relu(q: Tensor, slope: float, inplace: bool, scale: float, zero_point: int) -> Tensor:
     x = values(q)
@@ -403,11 +337,21 @@ def hardswish(q: Tensor, scale: float, zero_point: int) -> Tensor:
     return quantized(torch.round(y + zero_point), scale, zero_point, False)
 )";
 
+// Whether oneDNN has kernels for AMX, unless its variable in the environment says less.
+bool hasTiles() {
+  const char* most = std::getenv("ONEDNN_MAX_CPU_ISA");
+  const std::string isa = most == nullptr ? "ALL" : most;
+  const bool allows = isa == "ALL" || isa == "DEFAULT" || isa.find("AMX") != std::string::npos;
+  return allows && __builtin_cpu_supports("amx-int8") != 0;
+}
+
 std::string sourceFor(Kernels kernels, const std::string& capability) {
   // Float32 values in a vector. Without vectors no tensor is as large as one.
   const int64_t lanes = capability == "AVX512" ? 16 : capability == "AVX2" ? 8 : int64_t{1} << 48;
   std::string source = kCommon;
   source += "def lanes() -> int:\n    return " + std::to_string(lanes) + "\n";
+  source +=
+      std::string("def has_tiles() -> bool:\n    return ") + (hasTiles() ? "True" : "False") + "\n";
   const bool qnnpack = kernels == Kernels::kQnnpack;
   for (const char* part :
        {kernels == Kernels::kFbgemm ? kFbgemmRequantize
@@ -415,7 +359,7 @@ std::string sourceFor(Kernels kernels, const std::string& capability) {
                                     : kOnednnRequantize,
         kWeighted, kernels == Kernels::kOnednn ? kOnednnFused : "", kElementwise,
         qnnpack ? kQnnpackSum : kAtenSum, kAverages, qnnpack ? kQnnpackAverages : kAtenAverages,
-        kActivations, qnnpack ? kQnnpackHardswish : kAtenHardswish}) {
+        kNormalizations, kActivations, qnnpack ? kQnnpackHardswish : kAtenHardswish}) {
     source += part;
   }
   return source;

@@ -45,15 +45,25 @@ def test_ops_that_compute_are_spelled_out_and_those_that_move_stay() -> None:
     assert_same_output(change.model, scripted(Moved()), sample(2, 2), atol=0.15)
 
 
-def test_op_without_a_reference_stays_and_is_listed() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.ELU())
-    change = change_of(model, 1, 2)
-    assert "quantized::elu(" in change.after
-    reasons = [op.reason for op in coverage(change.model).ops]
-    assert reasons == [
-        "quantized::linear",
-        "quantized::elu itself, for which there is no reference",
-    ]
+class MeanOfAll(nn.Module):
+    """Of one value, so that the mean spans as much as its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = torch.mean(self.linear(x)).reshape([1, 1])
+        return self.linear(mean)  # type: ignore[no-any-return]
+
+
+def test_overloads_are_told_apart() -> None:
+    change = change_of(MeanOfAll(), 1, 1)
+    assert "aten::mean(" in change.before and "aten::_make_per_tensor_quantized_tensor(" in (
+        change.after
+    )
+    assert [op.reason for op in coverage(change.model).ops][1] == "aten::mean"
+    assert "quantized::" not in change.after
 
 
 class Quantized(nn.Module):
