@@ -26,7 +26,7 @@ demo: setup
 	$(VENV)/bin/python tutorials/efficientnet_lite0_demo.py
 
 test: setup
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile
 
 sweep: setup
 	$(VENV)/bin/python -m pytest -m sweep

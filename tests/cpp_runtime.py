@@ -32,22 +32,27 @@ def run_cpp(model_path: Path, x: torch.Tensor) -> torch.Tensor:
 
 @cache
 def build_program() -> Path:
-    """Compiles `run_model`, unless source, compiler flags and torch are those of the last time."""
-    command = shlex.join(_compile_command())
+    """Compiles `run_model`, unless source, compiler flags and torch are those of the last time.
+
+    Two test processes may do it at once: what one of them replaces is the same.
+    """
+    command = shlex.join(_compile_command(PROGRAM))
     recipe = PROGRAM.with_suffix(".recipe")
     text = f"torch {torch.__version__}\n{command}\n{SOURCE.read_text()}"
     if PROGRAM.exists() and recipe.exists() and recipe.read_text() == text:
         return PROGRAM
     PROGRAM.parent.mkdir(exist_ok=True)
-    recipe.unlink(missing_ok=True)
-    done = subprocess.run(command, shell=True, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"cannot compile run_model: {command}\n{done.stderr}")
+    with tempfile.TemporaryDirectory(dir=PROGRAM.parent) as folder:
+        program = Path(folder, PROGRAM.name)
+        done = subprocess.run(_compile_command(program), capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"cannot compile run_model: {command}\n{done.stderr}")
+        program.replace(PROGRAM)
     recipe.write_text(text)
     return PROGRAM
 
 
-def _compile_command() -> list[str]:
+def _compile_command(program: Path) -> list[str]:
     system_headers = [flag for path in include_paths() for flag in ("-isystem", path)]
     (libraries,) = library_paths()
     return [
@@ -55,7 +60,7 @@ def _compile_command() -> list[str]:
         *("-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror"),
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
         *system_headers,
-        *("-o", str(PROGRAM), str(SOURCE)),
+        *("-o", str(program), str(SOURCE)),
         *(f"-L{libraries}", f"-Wl,-rpath,{libraries}"),
         *("-ltorch_cpu", "-lc10"),
     ]
