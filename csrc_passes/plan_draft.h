@@ -49,6 +49,8 @@ struct PlanDraft {
 void dropUncalibrated(PlanDraft& draft);
 // The outputs of branches and the values of loops that int8 ops alone read.
 void joinValues(PlanDraft& draft);
+// What is written with the qparams of a concatenation.
+void shareQParamsOfCats(PlanDraft& draft);
 // The values that get an observer.
 void listObserved(PlanDraft& draft);
 

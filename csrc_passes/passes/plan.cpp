@@ -65,7 +65,10 @@ class Planner : private PlanDraft {
     for (Node* node : listed) absorbActivation(node);
     for (Node* node : listed) markPathsTo(node);
     for (Node* node : listed) markPathFrom(node);
-    if (!program.observations.empty()) joinValues(*this);
+    if (!program.observations.empty()) {
+      joinValues(*this);
+      shareQParamsOfCats(*this);
+    }
     for (Node* node : listed) report(node);
     listObserved(*this);
     return plan;
