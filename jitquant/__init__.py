@@ -24,6 +24,7 @@ from jitquant.errors import (  # noqa: E402
     JitQuantValueError,
 )
 from jitquant.explain import Explanation  # noqa: E402
+from jitquant.fastest_engine import FastestEngine, fastest_engine  # noqa: E402
 from jitquant.machine import Check, check  # noqa: E402
 from jitquant.mapping import QConfigMapping  # noqa: E402
 from jitquant.op_info import OpInfo  # noqa: E402
@@ -59,6 +60,7 @@ __all__ = [
     "Coverage",
     "DroppedWarning",
     "Explanation",
+    "FastestEngine",
     "FloatWarning",
     "JitQuantError",
     "JitQuantTypeError",
@@ -80,6 +82,7 @@ __all__ = [
     "default_dynamic_qconfig",
     "default_qconfig",
     "equalize_jit",
+    "fastest_engine",
     "float16_dynamic_qconfig",
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",

@@ -3,6 +3,8 @@
 import io
 import statistics
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +12,9 @@ import torch
 
 from jitquant import _batches
 
-__all__ = ["Cost", "costs"]
+__all__ = ["Cost", "costs", "engine_set"]
 
+_FIRST_RUNS = 2  # not counted: torch optimizes graphs then
 _LEAST_RUNS = 5
 
 
@@ -32,25 +35,58 @@ class Cost:
     threads: int
 
 
-def costs(models: list[torch.jit.ScriptModule], batch: Any, seconds: float = 2.0) -> list[Cost]:
+@contextmanager
+def engine_set(engine: str) -> Iterator[None]:
+    """Run ops on a quantized engine, and go back to the one that was set."""
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = engine
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before
+
+
+def costs(
+    models: Sequence[torch.jit.ScriptModule],
+    batch: Any,
+    seconds: float = 2.0,
+    engines: Sequence[str] | None = None,
+) -> list[Cost]:
     """Measure models on a batch, for so long or 5 rounds, whichever is longer, after 2 others.
 
     They take turns. What runs is loaded anew, so that the state of the models stays.
+
+    Args:
+        models: float or converted ones.
+        batch: of each run a copy.
+        seconds: for all models together.
+        engines: which quantized engine is set while each of them is loaded and runs; None leaves
+            the one that is set.
     """
+    engines = engines or [str(torch.backends.quantized.engine)] * len(models)
     files = [_file(model) for model in models]
-    loaded: list[Any] = [torch.jit.load(file) for file in files]
+    loaded: list[Any] = []
+    for file, engine in zip(files, engines, strict=True):
+        with engine_set(engine):
+            loaded.append(torch.jit.load(file))
     times: list[list[float]] = [[] for _ in models]
-    with torch.no_grad():
-        for model in loaded * 2:
-            _time(model, batch)
-        end = time.perf_counter() + seconds
-        while len(times[0]) < _LEAST_RUNS or time.perf_counter() < end:
-            for model, seen in zip(loaded, times, strict=True):
+
+    def run_all() -> None:
+        for model, engine, seen in zip(loaded, engines, times, strict=True):
+            with engine_set(engine):
                 seen.append(_time(model, batch))
+
+    with torch.no_grad():
+        for _ in range(_FIRST_RUNS):
+            run_all()
+        end = time.perf_counter() + seconds
+        while len(times[0]) < _FIRST_RUNS + _LEAST_RUNS or time.perf_counter() < end:
+            run_all()
+    measured = [seen[_FIRST_RUNS:] for seen in times]
     threads = torch.get_num_threads()
     return [
         Cost(file.getbuffer().nbytes, 1000 * statistics.median(seen), len(seen), threads)
-        for file, seen in zip(files, times, strict=True)
+        for file, seen in zip(files, measured, strict=True)
     ]
 
 
@@ -65,5 +101,5 @@ def _time(model: torch.jit.ScriptModule, batch: Any) -> float:
     """Seconds of one run, without the copy of the batch."""
     own = _batches.copied(batch)
     start = time.perf_counter()
-    _batches.run(model, own, "the first batch")
+    _batches.run(model, own, "the batch")
     return time.perf_counter() - start
