@@ -9,6 +9,7 @@
 #include "error.h"
 #include "float_ops.h"
 #include "ir_util.h"
+#include "namespaces.h"
 #include "op_table.h"
 #include "pipeline.h"
 #include "plan_draft.h"
@@ -218,6 +219,7 @@ PYBIND11_MODULE(_C, m) {
         return names;
       },
       py::arg("prepared"));
+  m.def("namespaces_of", &namespacesOf, py::arg("module"));
   m.def("supported_ops", &supportedOps);
   m.def("engines", &engines);
   m.def("float_ops", &floatOps);

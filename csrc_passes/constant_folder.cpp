@@ -1,12 +1,12 @@
 #include "constant_folder.h"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 
 #include <algorithm>
 #include <sstream>
 #include <string_view>
 
+#include "dead_code.h"
 #include "ir_util.h"
 #include "targets/target.h"
 
@@ -46,7 +46,7 @@ void ConstantFolder::foldPrepacks(Method& method) {
       fold(node, "packed_params");
     }
   }
-  jit::EliminateDeadCode(method.graph);
+  eliminateDeadCode(method.graph);
 }
 
 void ConstantFolder::foldQuantizes(Method& method) {
@@ -54,7 +54,7 @@ void ConstantFolder::foldQuantizes(Method& method) {
   for (Node* node : allNodes(*method.graph)) {
     if (isQuantize(node)) fold(node, "quantized");
   }
-  jit::EliminateDeadCode(method.graph);
+  eliminateDeadCode(method.graph);
 }
 
 void ConstantFolder::fold(Node* node, const std::string& suffix) {

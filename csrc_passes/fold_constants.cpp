@@ -1,25 +1,79 @@
 #include "fold_constants.h"
 
 #include <torch/csrc/jit/passes/constant_propagation.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/lower_tuples.h>
 #include <torch/csrc/jit/passes/peephole.h>
 
+#include <algorithm>
+
+#include "dead_code.h"
 #include "ir_util.h"
 
 namespace jitquant {
 
+using jit::Node;
+using jit::Value;
+
+namespace {
+
+bool isConstant(const Value* value) { return value->node()->kind() == c10::prim::Constant; }
+
+// Whether libtorch may compute a node, or take one of its blocks.
+bool mayPropagate(const Node* node) {
+  if (!node->blocks().empty()) return true;
+  const auto inputs = node->inputs();
+  return node->kind() != c10::prim::Constant &&
+         std::all_of(inputs.begin(), inputs.end(), isConstant);
+}
+
+// Whether a peephole may know the node. They rewrite numbers, lists, dicts, optionals and branches,
+// and of ops that give a tensor those with other operands than tensors, and these few.
+bool mayHavePeephole(const Node* node) {
+  static constexpr c10::Symbol kinds[] = {c10::aten::cat, c10::aten::expand, c10::aten::t,
+                                          c10::aten::type_as, c10::aten::_grad_sum_to_size};
+  static constexpr c10::Symbol arithmetic[] = {c10::aten::add, c10::aten::sub, c10::aten::mul,
+                                               c10::aten::div};
+  const auto isAmong = [&](const auto& some) {
+    return std::find(std::begin(some), std::end(some), node->kind()) != std::end(some);
+  };
+  if (node->kind() == c10::prim::Constant || node->kind() == c10::prim::GetAttr ||
+      node->kind() == c10::prim::ListConstruct || node->kind() == c10::prim::CallMethod) {
+    return false;
+  }
+  const auto outputs = node->outputs();
+  const bool is_tensor_op = node->kind().is_aten() && node->blocks().empty() &&
+                            std::all_of(outputs.begin(), outputs.end(), isTensor);
+  return !is_tensor_op || isAmong(kinds) || (isAmong(arithmetic) && !isTensor(node->input(1)));
+}
+
+bool any(jit::Graph& graph, bool (*is_such)(const Node*)) {
+  const std::vector<Node*> nodes = allNodes(graph);
+  return std::any_of(nodes.begin(), nodes.end(), is_such);
+}
+
+// libtorch's passes analyse all aliases first, five times for the peepholes, and find out then that
+// there is nothing to do.
+void propagateConstants(std::shared_ptr<jit::Graph>& graph) {
+  if (any(*graph, mayPropagate)) jit::ConstantPropagation(graph, /*ignore_custom_classes=*/true);
+}
+
+void optimizePeepholes(const std::shared_ptr<jit::Graph>& graph) {
+  if (any(*graph, mayHavePeephole)) jit::PeepholeOptimize(graph);
+}
+
+}  // namespace
+
 void foldConstants(std::shared_ptr<jit::Graph>& graph) {
-  jit::ConstantPropagation(graph, /*ignore_custom_classes=*/true);
+  propagateConstants(graph);
   jit::LowerSimpleTuples(graph);
   // Not as long as PeepholeOptimize says that it changed something: for one graph it says that in
   // some runs and not in others.
   size_t before = 0;
   do {
     before = allNodes(*graph).size();
-    jit::PeepholeOptimize(graph);
-    jit::ConstantPropagation(graph, /*ignore_custom_classes=*/true);
-    jit::EliminateDeadCode(graph);
+    optimizePeepholes(graph);
+    propagateConstants(graph);
+    eliminateDeadCode(graph);
   } while (allNodes(*graph).size() < before);
 }
 

@@ -1,10 +1,10 @@
 #include "inline_calls.h"
 
 #include <torch/csrc/jit/api/function_impl.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/inliner.h>
 #include <torch/csrc/jit/passes/shape_analysis.h>
 
+#include "dead_code.h"
 #include "error.h"
 #include "ir_util.h"
 
@@ -178,7 +178,7 @@ std::shared_ptr<jit::Graph> inlinedGraph(const jit::Function& method, const jit:
   removeFutures(graph);
   // Tracing recorded the shapes of one run; what holds for all runs is not among them.
   jit::EraseShapeInformation(graph);
-  jit::EliminateDeadCode(graph);
+  eliminateDeadCode(graph);
   return graph;
 }
 

@@ -1,10 +1,8 @@
 """Which libraries besides torch a model's ops and classes come from."""
 
-import re
-from collections.abc import Iterator
-from typing import Any
-
 import torch
+
+from jitquant import _C
 
 __all__ = ["libraries_of"]
 
@@ -25,26 +23,4 @@ def libraries_of(module: torch._C.ScriptModule) -> tuple[str, ...]:
     Args:
         module: one with all calls inlined, as prepare_jit and convert_jit give it.
     """
-    names = {
-        name
-        for method in module._method_names()
-        for node in _nodes(module._get_method(method).graph)
-        for name in _namespaces(node)
-    }
-    return tuple(sorted(names - _OF_TORCH))
-
-
-def _nodes(block: Any) -> Iterator[Any]:
-    for node in block.nodes():
-        yield node
-        for inner in node.blocks():
-            yield from _nodes(inner)
-
-
-def _namespaces(node: Any) -> list[str]:
-    classes = [
-        name
-        for output in node.outputs()
-        for name in re.findall(r"torch\.classes\.(\w+)\.", output.type().str())
-    ]
-    return [node.kind().split("::")[0], *classes]
+    return tuple(sorted(_C.namespaces_of(module) - _OF_TORCH))

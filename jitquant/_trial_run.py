@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ def check(
     arguments = _arguments(prepared, inputs)
     if arguments is None:
         return
-    with torch.no_grad():
+    with torch.no_grad(), _unoptimized():
         try:
             loaded(*arguments)
         except Exception as error:  # torch.jit.Error, RuntimeError, IndexError and others
@@ -51,6 +52,12 @@ def check(
                     f"{str(error).strip().splitlines()[-1]}\n"
                     "This is a defect of jitquant; your model was not changed. Please report it."
                 ) from error
+
+
+def _unoptimized() -> AbstractContextManager[None]:
+    """Graphs run as they are: what torch optimizes for speed is lost after a single run."""
+    unoptimized: AbstractContextManager[None] = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
+    return unoptimized
 
 
 def _reload(model: torch.jit.ScriptModule) -> torch.jit.ScriptModule:

@@ -66,8 +66,9 @@ class Coverage:
         Ops of branches that never ran are counted apart.
         """
         never_ran = self.never_ran
+        counted = [op for op in self.float if not op.reason.endswith(_C.NEVER_RAN)]
         lines = [f"{len(self.int8)} of {len(self.ops) - len(never_ran)} ops int8"]
-        reasons = Counter(f"{op.op}: {op.reason}" for op in self.float if op not in never_ran)
+        reasons = Counter(f"{op.op}: {op.reason}" for op in counted)
         lines += [f"  float, {count} x {reason}" for reason, count in reasons.most_common()]
         if never_ran:
             lines.append(

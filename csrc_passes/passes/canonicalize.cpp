@@ -11,8 +11,7 @@
 // Leaves: convolutions whose geometry is computed at run time. A dropout or normalization in
 //         training mode is the user's mistake and raises.
 
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-
+#include "dead_code.h"
 #include "error.h"
 #include "ir_util.h"
 #include "passes/passes.h"
@@ -166,7 +165,7 @@ void canonicalize(Program& program) {
       checkPortable(node);
       canonicalizeNode(node, program.module);
     }
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

@@ -18,10 +18,10 @@
 // before: %x - %y is no sum with aten::neg(%y), which is wrong where %y is uint8 and %x is float.
 
 #include <ATen/ATen.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 
 #include <map>
 
+#include "dead_code.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 
@@ -168,7 +168,7 @@ void canonicalizeArithmetic(Program& program) {
   Rewriter rewriter(program);
   for (Method& method : program.methods) {
     for (Node* node : allNodes(*method.graph)) rewriter.rewrite(node);
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

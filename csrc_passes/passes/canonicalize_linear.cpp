@@ -9,10 +9,9 @@
 // Needs:  fold_attributes and functionalize.
 // Leaves: products with a computed right side, and biases that are not one value per output.
 
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-
 #include <map>
 
+#include "dead_code.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 
@@ -116,7 +115,7 @@ void canonicalizeLinear(Program& program) {
         rewriteMatmul(node, program, *method.graph, transposed);
       }
     }
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

@@ -12,12 +12,11 @@
 // Leaves: views of other sizes than those of %x, and a %x of which it is not known that it has four
 //         dimensions. The clone keeps the float model's layout; in int8 it costs nothing.
 
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-
 #include <algorithm>
 #include <unordered_set>
 
 #include "alias.h"
+#include "dead_code.h"
 #include "ir_util.h"
 #include "op_table.h"
 #include "passes/passes.h"
@@ -115,7 +114,7 @@ void canonicalizeShuffle(Program& program) {
           insertConstantBefore(last, static_cast<int64_t>(at::MemoryFormat::Contiguous));
       replaceWithOp(last, c10::aten::clone, {shuffled, format});
     }
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

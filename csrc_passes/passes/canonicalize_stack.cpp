@@ -9,8 +9,7 @@
 // Needs:  split_lists, which gives each reader a list of its own.
 // Leaves: lists that have another user or are built at run time.
 
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-
+#include "dead_code.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 
@@ -41,7 +40,7 @@ void canonicalizeStack(Program& program) {
     for (Node* node : allNodes(*method.graph)) {
       if (node->kind() == c10::aten::stack) rewrite(node);
     }
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

@@ -11,8 +11,7 @@
 //         or too small keeps the reason; a value that no run reached, or that was NaN or infinite,
 //         raises.
 
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-
+#include "dead_code.h"
 #include "drop_observers.h"
 #include "error.h"
 #include "ir_util.h"
@@ -143,7 +142,7 @@ void collectObservers(Program& program) {
                                          describeValue(value, method), isNested(value, method));
       replaceAndDestroy(node, value);
     }
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
   readQConfigs(program);
   removeAttributes(program.module);
@@ -154,7 +153,7 @@ void dropObservers(Program& program) {
     for (Node* node : allNodes(*method.graph)) {
       if (observerCall(node)) replaceAndDestroy(node, node->input(1));
     }
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
   removeAttributes(program.module);
 }

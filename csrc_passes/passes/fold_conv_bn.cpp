@@ -19,8 +19,8 @@
 // The formula is that of Jacob et al. 2018 (arXiv 1712.05877), section 3.2, computed in float64.
 
 #include <ATen/ATen.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include "dead_code.h"
 #include "ir_util.h"
 #include "next_layer.h"
 #include "op_table.h"
@@ -164,7 +164,7 @@ void foldUses(const WeightUses& uses, const WeightReaders& readers, const jit::M
 void foldConvBn(Program& program) {
   const WeightReaders readers(program);
   for (const WeightUses& uses : readers.weights()) foldUses(uses, readers, program.module);
-  for (Method& method : program.methods) jit::EliminateDeadCode(method.graph);
+  for (Method& method : program.methods) eliminateDeadCode(method.graph);
 }
 
 }  // namespace jitquant

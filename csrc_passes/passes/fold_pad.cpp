@@ -16,10 +16,10 @@
 // the end are cut off again (none where the size is even, as it is in practice).
 
 #include <ATen/ATen.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 
 #include <map>
 
+#include "dead_code.h"
 #include "ir_util.h"
 #include "next_layer.h"
 #include "op_table.h"
@@ -174,7 +174,7 @@ void foldPad(Program& program) {
   for (Method& method : program.methods) {
     Folder folder(program, method, extended);
     for (Node* node : allNodes(*method.graph)) folder.fold(node);
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

@@ -16,11 +16,10 @@
 // Leaves: what a random op, an input or an attribute that changes has part in. Transposed matrices,
 //         which canonicalize_linear reads as they are.
 
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-
 #include <map>
 
 #include "alias.h"
+#include "dead_code.h"
 #include "evaluate.h"
 #include "ir_util.h"
 #include "known_sizes.h"
@@ -200,7 +199,7 @@ void foldWeights(Program& program) {
         }
       }
     }
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

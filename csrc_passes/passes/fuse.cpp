@@ -8,8 +8,7 @@
 // Needs:  verify.
 // Leaves: pairs with different or unknown qparams.
 
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-
+#include "dead_code.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 #include "qparams.h"
@@ -33,7 +32,7 @@ void fuse(Program& program) {
                         before->dtype == after->dtype;
       if (same) node->output()->replaceAllUsesWith(source);
     }
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

@@ -9,8 +9,7 @@
 // Needs:  fuse, so that all readers of int8 values are there, and that the engine has such ops.
 // Leaves: a layer whose result something else reads as well.
 
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-
+#include "dead_code.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 #include "qparams.h"
@@ -47,7 +46,7 @@ void fuseActivation(Program& program) {
   if (!program.target->fusesLayers()) return;
   for (Method& method : program.methods) {
     for (Node* node : allNodes(*method.graph)) fuseInto(program, node);
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

@@ -12,11 +12,10 @@
 // Needs:  fuse, so that all readers of int8 values are there, and that the engine has such ops.
 // Leaves: sums in loops, which torch may unroll and then merge values of.
 
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-
 #include <unordered_set>
 
 #include "alias.h"
+#include "dead_code.h"
 #include "ir_util.h"
 #include "next_layer.h"
 #include "op_table.h"
@@ -116,7 +115,7 @@ void fuseSum(Program& program) {
   for (Method& method : program.methods) {
     SumFuser fuser(program, method);
     for (Node* node : allNodes(*method.graph)) fuser.visit(node);
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

@@ -19,12 +19,12 @@
 // 2 C values once. The clone keeps the float model's layout; in int8 it costs nothing.
 
 #include <ATen/ATen.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 
 #include <limits>
 #include <map>
 
 #include "conv_transpose.h"
+#include "dead_code.h"
 #include "ir_util.h"
 #include "op_table.h"
 #include "passes/passes.h"
@@ -183,7 +183,7 @@ void rewriteConvTranspose(Program& program) {
       if (!isConvTranspose(node) || isLeftFloat(node)) continue;
       if (whyNotConvolution(node, program.module).empty()) rewriter.rewrite(node);
     }
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

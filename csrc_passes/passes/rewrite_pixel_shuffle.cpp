@@ -17,11 +17,11 @@
 // clone keeps the float model's layout; in int8 it costs nothing.
 
 #include <ATen/ATen.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 
 #include <map>
 
 #include "channels.h"
+#include "dead_code.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 
@@ -103,7 +103,7 @@ void rewritePixelShuffle(Program& program) {
     for (Node* node : allNodes(*method.graph)) {
       if (node->kind() == c10::aten::pixel_shuffle) rewriter.rewrite(node);
     }
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

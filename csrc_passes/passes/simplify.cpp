@@ -12,8 +12,7 @@
 // Needs:  canonicalize, which refuses normalizations in training mode; functionalize.
 // Leaves: a clamp at a float zero, which makes integers float.
 
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-
+#include "dead_code.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 
@@ -82,7 +81,7 @@ void simplifyNode(Node* node) {
 void simplify(Program& program) {
   for (Method& method : program.methods) {
     for (Node* node : allNodes(*method.graph)) simplifyNode(node);
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

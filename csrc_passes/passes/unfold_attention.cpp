@@ -21,9 +21,9 @@
 //         torch.nn's own modules; models that make nested tensors of their own.
 
 #include <torch/csrc/jit/passes/constant_propagation.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/lower_tuples.h>
 
+#include "dead_code.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 
@@ -239,7 +239,7 @@ void unfoldAttention(Program& program) {
     }
     jit::ConstantPropagation(method.graph, /*ignore_custom_classes=*/true);
     jit::LowerSimpleTuples(method.graph);
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

@@ -13,12 +13,12 @@
 
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/passes/constant_propagation.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/inliner.h>
 
 #include <algorithm>
 #include <stdexcept>
 
+#include "dead_code.h"
 #include "evaluate.h"
 #include "ir_util.h"
 #include "op_table.h"
@@ -160,7 +160,7 @@ void useReferences(Program& program) {
     for (Node* node : allNodes(*method.graph)) {
       if (mark(node, kInt8Mark)) referrer.replace(node);
     }
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

@@ -12,8 +12,8 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include "dead_code.h"
 #include "error.h"
 #include "evaluate.h"
 #include "ir_util.h"
@@ -164,7 +164,7 @@ void verify(Program& program) {
   for (const Lowering& lowering : program.lowerings) verifier.check(lowering);
   program.lowerings.clear();
   for (Method& method : program.methods) {
-    jit::EliminateDeadCode(method.graph);
+    eliminateDeadCode(method.graph);
   }
 }
 

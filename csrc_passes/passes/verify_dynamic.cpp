@@ -12,8 +12,8 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include "dead_code.h"
 #include "dynamic.h"
 #include "error.h"
 #include "evaluate.h"
@@ -162,7 +162,7 @@ void verifyDynamic(Program& program) {
   DynamicVerifier verifier(program);
   for (const DynamicLowering& lowering : program.dynamic_lowerings) verifier.check(lowering);
   program.dynamic_lowerings.clear();
-  for (Method& method : program.methods) jit::EliminateDeadCode(method.graph);
+  for (Method& method : program.methods) eliminateDeadCode(method.graph);
 }
 
 }  // namespace jitquant

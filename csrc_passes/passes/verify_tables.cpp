@@ -10,8 +10,8 @@
 // Leaves: no unused float op. What packing itself costs is asked by plan.
 
 #include <ATen/ATen.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include "dead_code.h"
 #include "dynamic.h"
 #include "error.h"
 #include "evaluate.h"
@@ -77,7 +77,7 @@ void verifyTables(Program& program) {
     if (!problem.empty()) takeBack(lowering, problem, program);
   }
   program.table_lowerings.clear();
-  for (Method& method : program.methods) jit::EliminateDeadCode(method.graph);
+  for (Method& method : program.methods) eliminateDeadCode(method.graph);
 }
 
 }  // namespace jitquant

@@ -340,8 +340,21 @@ class BatchStatistics(nn.Module):
         return functional.batch_norm(x, self.mean, self.var, training=True)
 
 
+class UnreadBatchStatistics(BatchStatistics):
+    """Nobody reads what batch_norm gives, but its running statistics change."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        functional.batch_norm(x, self.mean, self.var, training=True)
+        return x
+
+
 @pytest.mark.parametrize(
-    ("module", "op"), [(AlwaysDrops(), "aten::dropout"), (BatchStatistics(), "aten::batch_norm")]
+    ("module", "op"),
+    [
+        (AlwaysDrops(), "aten::dropout"),
+        (BatchStatistics(), "aten::batch_norm"),
+        (UnreadBatchStatistics(), "aten::batch_norm"),
+    ],
 )
 def test_training_mode_is_refused(module: nn.Module, op: str) -> None:
     inner = module.eval()
