@@ -38,6 +38,9 @@ std::vector<FloatOp> makeFloatOps() {
       {"aten::_transformer_encoder_layer_fwd", fused},
       {"aten::sub", at_run_time},
       {"aten::rsub", at_run_time},
+      {"aten::addmm",
+       "it is no linear layer: its matrix is computed at run time, what it adds is no bias, or its "
+       "alpha or beta is not 1"},
       {"aten::stack", list},
       {"aten::hstack", by_rank},
       {"aten::vstack", by_rank},
@@ -90,6 +93,7 @@ std::vector<FloatOp> makeFloatOps() {
                            "amax",
                            "amin",
                            "baddbmm",
+                           "bilinear",
                            "ceil",
                            "cos",
                            "cosine_similarity",

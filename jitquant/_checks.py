@@ -142,6 +142,10 @@ def check_prepared(model: torch.jit.ScriptModule, function: str = "convert_jit")
     return state
 
 
+def needs_calibration(prepared: torch.jit.ScriptModule) -> bool:
+    return any(needs_data(observer) for observer in activation_observers(prepared))
+
+
 def check_prepared_by(model: torch.jit.ScriptModule, prepare: str, function: str) -> None:
     """Raise if the other one of prepare_jit and prepare_dynamic_jit prepared `model`."""
     if _state.read(model) is None:
@@ -149,8 +153,7 @@ def check_prepared_by(model: torch.jit.ScriptModule, prepare: str, function: str
         raise JitQuantValueError(
             f"{function}: the model was not prepared. Call {prepare}{hint}, and convert that."
         )
-    is_dynamic = not any(needs_data(observer) for observer in activation_observers(model))
-    is_dynamic = is_dynamic and bool(dynamic_templates(model))
+    is_dynamic = not needs_calibration(model) and bool(dynamic_templates(model))
     if is_dynamic and prepare == "prepare_jit":
         raise JitQuantValueError(
             f"{function}: prepare_dynamic_jit prepared the model, which needs no calibration. Call "

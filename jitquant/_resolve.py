@@ -57,8 +57,10 @@ def resolve(
     return [rules.decide(op) for op in ops]
 
 
-def check_any_qconfig(mapping: "QConfigMapping", decisions: Sequence[Decision]) -> None:
-    """Raise if the mapping quantizes nothing.
+def check_any_qconfig(
+    mapping: "QConfigMapping", decisions: Sequence[Decision], example: str
+) -> None:
+    """Raise if the mapping quantizes nothing; `example` is the code of a qconfig.
 
     Raises:
         JitQuantValueError: no rule has a qconfig, and the predicate gave none.
@@ -76,7 +78,7 @@ def check_any_qconfig(mapping: "QConfigMapping", decisions: Sequence[Decision]) 
         )
     raise JitQuantValueError(
         "qconfig_dict gives no qconfig, so nothing would be quantized. "
-        "Use {'': get_default_qconfig()} for the whole model. The setters of a QConfigMapping "
+        f"Use {{'': {example}}} for the whole model. The setters of a QConfigMapping "
         "return a new one: mapping = mapping.set_global(...)."
     )
 

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -275,7 +275,9 @@ def _is_observer(factory: object) -> TypeGuard[type[Observer]]:
     return isinstance(factory, type) and issubclass(factory, Observer)
 
 
-def as_mapping(config: object, where: str = "qconfig_dict") -> QConfigMapping:
+def as_mapping(
+    config: object, where: str = "qconfig_dict", example: str = "get_default_qconfig()"
+) -> QConfigMapping:
     """The mapping that a user's configuration means.
 
     Args:
@@ -283,6 +285,7 @@ def as_mapping(config: object, where: str = "qconfig_dict") -> QConfigMapping:
             being global; the dictionary form with the keys of KINDS and lists of
             (key..., qconfig), or dicts if there is one key; a mix of both; or a predicate.
         where: what the errors call it.
+        example: the code of a qconfig that they propose.
 
     Raises:
         JitQuantTypeError, JitQuantValueError: anything else, and see the setters.
@@ -297,13 +300,15 @@ def as_mapping(config: object, where: str = "qconfig_dict") -> QConfigMapping:
         return QConfigMapping().set_predicate(config)
     raise JitQuantTypeError(
         f"{where} must be a dict of submodule names to qconfigs, such as "
-        "{'': get_default_qconfig()}, a QConfigMapping or a predicate, "
+        f"{{'': {example}}}, a QConfigMapping or a predicate, "
         f"got {type(config).__name__}.{_meant(config)}"
     )
 
 
 def _meant(config: object) -> str:
     """What a user may have meant by something that is no configuration."""
+    if isinstance(config, Set):
+        return " For types give QConfigMapping().set_object_type(type, qconfig)."
     if isinstance(config, str | os.PathLike) and not qconfig_of_name(config):
         return f" Is it a file? Read it: QConfigMapping.from_file({os.fspath(config)!r})."
     if isinstance(config, tuple) and hasattr(config, "_fields"):

@@ -154,12 +154,13 @@ def _prepare(
     function: str = "prepare_jit",
 ) -> torch.jit.ScriptModule:
     _checks.check_float_model(model, function)
-    mapping = as_mapping(qconfig_dict)
+    example = "default_dynamic_qconfig" if "dynamic" in function else "get_default_qconfig()"
+    mapping = as_mapping(qconfig_dict, example=example)
     engine = _checks.check_engine()
     preparation = _C.Preparation(model._c, _checks.method_names(model), trace)
     decisions = decide(model, mapping, preparation)
     _check_modes(decisions, function)
-    check_any_qconfig(mapping, decisions)
+    check_any_qconfig(mapping, decisions, example)
     distinct = list(dict.fromkeys(each.qconfig for each in decisions if each.qconfig is not None))
     bits = _check_backend(engine, decisions)
     result = preparation.finish(
@@ -197,7 +198,7 @@ def _convert(
         converted = _checks.as_model(result.module)
         _trial_run.check(converted, model, result.inputs)
     left = [name for name in _checks.method_names(model) if name not in methods]
-    _warn_of_dropped(left, result.dropped)
+    _warn_of_dropped(left, result.dropped, _checks.needs_calibration(model))
     if not left_float:
         _warn_of_lost(state.ops, new_state.ops)
     return converted
@@ -218,14 +219,14 @@ def _form(debug: object) -> _C.Form:
     return _C.Form.FLOAT if debug else _C.Form.INT8
 
 
-def _warn_of_dropped(methods: list[str], attributes: list[str]) -> None:
+def _warn_of_dropped(methods: list[str], attributes: list[str], is_static: bool) -> None:
     kinds = (("the methods", methods), ("the attributes", attributes))
     dropped = [f"{kind} {', '.join(map(repr, names))}" for kind, names in kinds if names]
     if dropped:
-        calibrate = "; a method must be calibrated as well" if methods else ""
+        calibrate = "; a method must be calibrated as well" if methods and is_static else ""
         warnings.warn(
             f"the converted model does not have {' and '.join(dropped)} of the prepared one. "
-            f"convert_jit(prepared, preserved_attrs={methods + attributes}) keeps them{calibrate}.",
+            f"preserved_attrs={methods + attributes} keeps them{calibrate}.",
             DroppedWarning,
             stacklevel=4,
         )

@@ -15,6 +15,7 @@ def quantize_dynamic_jit(
     qconfig_dict: Config,
     inplace: bool = False,
     debug: bool = False,
+    preserved_attrs: Iterable[str] | None = None,
 ) -> torch.jit.ScriptModule:
     """Prepare and convert in one call.
 
@@ -25,7 +26,7 @@ def quantize_dynamic_jit(
         model: a scripted, traced or loaded float32 model in eval mode, on the CPU.
         qconfig_dict: see `prepare_dynamic_jit`.
         inplace: also put the result into `model`, as the last step.
-        debug: see `convert_dynamic_jit`.
+        debug, preserved_attrs: see `convert_dynamic_jit`.
 
     Returns:
         The quantized model, which reads and gives float32. `model` is unchanged unless inplace.
@@ -35,7 +36,7 @@ def quantize_dynamic_jit(
     """
     checked = _checks.check_script_module(model, "quantize_dynamic_jit")
     prepared = _prepare(checked, qconfig_dict, None, "quantize_dynamic_jit")
-    return _finish(_convert(prepared, debug, None, None), checked, inplace)
+    return _finish(_convert(prepared, debug, preserved_attrs, None), checked, inplace)
 
 
 def prepare_dynamic_jit(

@@ -230,6 +230,28 @@ def test_wrong_functions(call: Callable[[torch.jit.ScriptModule], object], messa
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {nn.Linear},
+            "qconfig_dict must be a dict of submodule names to qconfigs, such as {'': "
+            "default_dynamic_qconfig}, a QConfigMapping or a predicate, got set. For types give "
+            "QConfigMapping().set_object_type(type, qconfig).",
+        ),
+        (
+            {},
+            "qconfig_dict gives no qconfig, so nothing would be quantized. Use {'': "
+            "default_dynamic_qconfig} for the whole model.",
+        ),
+    ],
+)
+def test_errors_propose_a_dynamic_qconfig(config: Any, message: str) -> None:
+    for function in (jitquant.prepare_dynamic_jit, jitquant.quantize_dynamic_jit):
+        with pytest.raises(JitQuantError, match=f"^{re.escape(message)}"):
+            function(mlp(), config)
+
+
 WEIGHT = jitquant.default_dynamic_qconfig.weight
 
 
@@ -280,6 +302,32 @@ def test_observers_that_do_not_go_together(activation: Any, weight: Any, message
 def test_arguments_of_placeholders(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(JitQuantError, match=f"PlaceholderObserver: {re.escape(message)}"):
         PlaceholderObserver(**arguments)
+
+
+class Scaled(nn.Module):
+    """No linear layer: its product is halved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(16, 4))
+        self.bias = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight, alpha=0.5)
+
+
+def test_addmm_that_is_no_linear_layer() -> None:
+    model = torch.jit.script(Scaled().eval())
+    result = jitquant.quantize_dynamic_jit(model, DYNAMIC)
+    assert [(op.op, op.int8, op.reason) for op in jitquant.coverage(result).ops] == [
+        (
+            "aten::addmm",
+            False,
+            "it is no linear layer: its matrix is computed at run time, what it adds is no bias, "
+            "or its alpha or beta is not 1",
+        )
+    ]
+    assert torch.equal(result(X), model(X))
 
 
 # --- what torch.ao's users have ---

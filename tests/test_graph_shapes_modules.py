@@ -322,12 +322,12 @@ def convert(debug: bool = False, preserved: list[str] | None = None) -> list[str
 def test_what_is_dropped_is_told_in_one_warning() -> None:
     assert convert() == [
         "the converted model does not have the methods 'count_of', 'encode' and the attributes "
-        "'labels' of the prepared one. convert_jit(prepared, preserved_attrs=['count_of', "
-        "'encode', 'labels']) keeps them; a method must be calibrated as well."
+        "'labels' of the prepared one. preserved_attrs=['count_of', 'encode', 'labels'] keeps "
+        "them; a method must be calibrated as well."
     ]
     assert convert(preserved=["encode", "count_of"]) == [
         "the converted model does not have the attributes 'labels' of the prepared one. "
-        "convert_jit(prepared, preserved_attrs=['labels']) keeps them."
+        "preserved_attrs=['labels'] keeps them."
     ]
     assert convert(preserved=["encode", "count_of", "labels"]) == []
     assert convert(debug=True, preserved=["encode", "count_of"]) == []
