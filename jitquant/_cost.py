@@ -90,6 +90,12 @@ def costs(
     ]
 
 
+def reloaded(model: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """As from its file, so that the state of the model stays."""
+    loaded: torch.jit.ScriptModule = torch.jit.load(_file(model))
+    return loaded
+
+
 def _file(model: torch.jit.ScriptModule) -> io.BytesIO:
     buffer = io.BytesIO()
     torch.jit.save(model, buffer)

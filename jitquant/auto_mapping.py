@@ -1,4 +1,4 @@
-"""Automatic precision: as few ops in float as an accuracy needs."""
+"""Automatic precision: as little time in float ops as an accuracy needs."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import torch
 
 from jitquant import _batches, _checks
 from jitquant._cost import costs
+from jitquant._op_times import costs_in_float
 from jitquant._table import table
 from jitquant.calibration import calibrate
 from jitquant.coverage import Coverage, OpCoverage, coverage
@@ -48,7 +49,9 @@ class AutoMapping:
     Attributes:
         mapping: the given one, and a rule for each op that is left float.
         model: the int8 model, converted from the calibration that the search was made with.
-        left_float: the ops that are float in it, the costliest first.
+        left_float: the ops that are float in it, those first that lose most accuracy for the time
+            that being float costs.
+        costs_ms: what being float costs each of these, estimated; negative if int8 is slower.
         float_score: what evaluate gave for the float model.
         score: what it gave for `model`.
         trials: everything that was tried, in order.
@@ -58,24 +61,47 @@ class AutoMapping:
     mapping: QConfigMapping
     model: torch.jit.ScriptModule
     left_float: tuple[OpSensitivity, ...]
+    costs_ms: tuple[float, ...]
     float_score: float
     score: float
     trials: tuple[Trial, ...]
     latency_ms: dict[str, float]
+
+    @property
+    def estimated_ms(self) -> float:
+        """Of `model`: the latency of "all int8", and what is float costs besides."""
+        return self.latency_ms["all int8"] + sum(self.costs_ms)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the latencies say against int8."""
+        slow = self.latency_ms["all int8"]
+        return tuple(
+            f"all int8 is slower than {name}: {slow:.2f} against {ms:.2f} ms"
+            for name, ms in self.latency_ms.items()
+            if ms < slow
+        )
 
     def __str__(self) -> str:
         tried = [
             (number, len(trial.left_float), f"{trial.score:.6g}", "yes" if trial.passed else "no")
             for number, trial in enumerate(self.trials, 1)
         ]
-        left = [(op.module, op.op, f"{op.alone_int8:.3g}", op.source) for op in self.left_float]
+        left = [
+            (op.module, op.op, f"{op.alone_int8:.3g}", f"{cost:.3f}", op.source)
+            for op, cost in zip(self.left_float, self.costs_ms, strict=True)
+        ]
         times = [(name, f"{ms:.2f}") for name, ms in self.latency_ms.items()]
+        times.append(("chosen, estimated", f"{self.estimated_ms:.2f}"))
         return "\n\n".join(
             [
                 table(("trial", "ops left float", "score", "passed"), tried),
-                table(("left float: module", "op", "loss, alone int8", "source"), left),
+                table(
+                    ("left float: module", "op", "loss, alone int8", "cost (ms)", "source"), left
+                ),
                 table(("model", "latency (ms)"), times),
                 f"score: float {self.float_score:.6g}, chosen {self.score:.6g}",
+                *self.notes,
             ]
         )
 
@@ -91,11 +117,13 @@ def auto_mapping(
     preserved_attrs: Iterable[str] | None = None,
     progress: bool = True,
 ) -> AutoMapping:
-    """Find the configuration with the fewest float ops whose score drops at most `max_drop`.
+    """Find a fast configuration whose score drops at most `max_drop`.
 
-    The model is calibrated once. If it is not good enough in int8, its ops are ranked by what each
-    costs alone (see `sensitivity`). Bisection finds how many of the costliest have to be float;
-    then each of these, the least costly first, is tried in int8 again.
+    The model is calibrated once. If it is not good enough in int8, its ops are ranked: by the loss
+    that each causes alone (see `sensitivity`) for each ms that it takes longer in float, estimated
+    from a profile of the int8 model and of one with all of them float. Those that are faster in
+    float come first. Bisection finds how many of the ranking have to be float; then each of these
+    that int8 makes faster, the one that saves most first, is tried in int8 again.
 
     Args:
         model: a scripted, traced or loaded float32 model in eval mode, on the CPU.
@@ -127,6 +155,7 @@ def auto_mapping(
     calibrate(prepared, map(_batches.copied, batches), progress=progress)
     float_score = _score(evaluate, checked)
     trials: list[Trial] = []
+    cost: dict[int, float] = {}  # in ms, of the ops that are ranked
     models = {"float": checked}  # and "all int8", the first that is tried, and the last that passed
 
     def try_in_int8(left_float: Sequence[OpSensitivity]) -> bool:
@@ -142,13 +171,16 @@ def auto_mapping(
     chosen: list[OpSensitivity] = []
     if not try_in_int8(chosen):
         ranking = Trials(prepared, batches, metric, "auto_mapping").ranking(progress)
-        if not try_in_int8(ranking):
+        passes = try_in_int8(ranking)
+        if not passes:
             raise JitQuantError(
                 f"auto_mapping: the score is {trials[-1].score:.6g} even with all ops float, where "
                 f"the float model has {float_score:.6g}. Is evaluate the same function of a model "
                 "each time? BatchNorm is folded, so that the last bits of the outputs differ."
             )
-        chosen = _give_back(_bisect(ranking, try_in_int8), try_in_int8)
+        cost = _costs(prepared, models["all int8"], models["chosen"], ranking, batches[0])
+        ranking.sort(key=lambda op: _urgency(op, cost[op.index]), reverse=True)
+        chosen = _give_back(_bisect(ranking, try_in_int8), cost, try_in_int8)
     # What is chosen is what passed last.
     trial = next(trial for trial in reversed(trials) if trial.passed)
     all_int8, converted = coverage(models["all int8"]), coverage(models["chosen"])
@@ -160,6 +192,7 @@ def auto_mapping(
         ),
         model=models["chosen"],
         left_float=tuple(chosen),
+        costs_ms=tuple(cost[op.index] for op in chosen),
         float_score=float_score,
         score=trial.score,
         trials=tuple(trials),
@@ -191,10 +224,29 @@ def _score(evaluate: Evaluate, model: torch.jit.ScriptModule) -> float:
         ) from error
 
 
+def _costs(
+    prepared: torch.jit.ScriptModule,
+    int8: torch.jit.ScriptModule,
+    in_float: torch.jit.ScriptModule,
+    ranking: Sequence[OpSensitivity],
+    batch: Any,
+) -> dict[int, float]:
+    """ms that each op takes longer in float, by its index."""
+    forward = [i for i, op in enumerate(coverage(prepared).ops) if op.method == "forward"]
+    units = [forward.index(op.index) for op in ranking]
+    costs_ms = costs_in_float(int8, in_float, units, batch, _SECONDS)
+    return {op.index: ms for op, ms in zip(ranking, costs_ms, strict=True)}
+
+
+def _urgency(op: OpSensitivity, cost: float) -> tuple[bool, float]:
+    """Ops that are no slower in float come first, others by the loss that a ms takes away."""
+    return (True, op.alone_int8) if cost <= 0 else (False, op.alone_int8 / cost)
+
+
 def _bisect(
     ranking: list[OpSensitivity], passes: Callable[[Sequence[OpSensitivity]], bool]
 ) -> list[OpSensitivity]:
-    """The fewest of the costliest ops with which it passes, as if more float ops never did harm.
+    """The fewest of the first ops with which it passes, as if more float ops never did harm.
 
     It passes with all, and not with none.
     """
@@ -209,10 +261,16 @@ def _bisect(
 
 
 def _give_back(
-    chosen: list[OpSensitivity], passes: Callable[[Sequence[OpSensitivity]], bool]
+    chosen: list[OpSensitivity],
+    cost: dict[int, float],
+    passes: Callable[[Sequence[OpSensitivity]], bool],
 ) -> list[OpSensitivity]:
-    """Without those that can be int8 again; bisection has shown that the last one cannot."""
-    for op in reversed(chosen[:-1]):
+    """Without those that int8 makes faster and that can be int8 again, the costliest first.
+
+    Bisection has shown that the last one cannot.
+    """
+    slower = [op for op in chosen[:-1] if cost[op.index] > 0]
+    for op in sorted(slower, key=lambda op: cost[op.index], reverse=True):
         fewer = [other for other in chosen if other is not op]
         if passes(fewer):
             chosen = fewer

@@ -1,5 +1,8 @@
 """The search for a mapping finds the ops that hurt, and says what it tried."""
 
+import sys
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,8 +10,26 @@ import torch
 from torch import Tensor, nn
 
 import jitquant
-from tests.models import PlainNet, ResidualNet
+from jitquant import _op_times
+from jitquant.quantize import _convert
+from jitquant.sensitivity import OpSensitivity
+from tests.models import PlainNet, ResidualNet, images, scripted
 from tests.test_sensitivity import Doubles, Faulty, _data, _sqnr
+
+Costs = Callable[[dict[str, float]], None]
+
+
+@pytest.fixture(autouse=True)
+def set_costs(monkeypatch: pytest.MonkeyPatch) -> Costs:
+    """Gives what ops cost in float by their modules, in ms; others cost 1 ms. No test measures."""
+    by_module: dict[str, float] = {}
+
+    def costs(int8: Any, in_float: Any, units: Sequence[int], *_: Any) -> list[float]:
+        ops = jitquant.coverage(int8).ops
+        return [by_module.get(ops[unit].module, 1.0) for unit in units]
+
+    monkeypatch.setattr(sys.modules["jitquant.auto_mapping"], "costs_in_float", costs)
+    return by_module.update
 
 
 def _script(model: nn.Module) -> torch.jit.ScriptModule:
@@ -96,6 +117,142 @@ def test_ops_that_bisection_took_along_are_int8_again() -> None:
 
     found = jitquant.auto_mapping(model, data, evaluate, max_drop=0, progress=False)
     assert {op.module for op in found.left_float} == needed
+
+
+def _either(model: Any, *modules: str) -> Callable[[Any], float]:
+    """A score that is good if one of these is float."""
+
+    def evaluate(candidate: torch.jit.ScriptModule) -> float:
+        if candidate is model:
+            return 1.0
+        floats = {op.module for op in jitquant.coverage(candidate).float}
+        return float(bool(floats & set(modules)))
+
+    return evaluate
+
+
+@pytest.mark.parametrize("cheap", ["convs.1", "convs.2"])
+def test_of_two_that_help_the_faster_one_is_float(cheap: str, set_costs: Costs) -> None:
+    torch.manual_seed(0)
+    model, data = _script(Faulty(broken=1)), _data(2, 4, 12, 12)
+    set_costs({"convs.1": 1e6, "convs.2": 1e6, cheap: 0.25})
+    evaluate = _either(model, "convs.1", "convs.2")
+    found = jitquant.auto_mapping(model, data, evaluate, max_drop=0, progress=False)
+    assert [op.module for op in found.left_float] == [cheap]
+    assert found.costs_ms == (0.25,)
+    assert found.estimated_ms == found.latency_ms["all int8"] + 0.25
+    assert f"{found.estimated_ms:.2f}" in str(found) and "0.250" in str(found)
+
+
+def test_the_costliest_is_given_back_first(set_costs: Costs) -> None:
+    """Any of the two before the last may be int8 again, and not both."""
+    torch.manual_seed(0)
+    model, data = _script(Faulty(broken=1)), _data(2, 4, 12, 12)
+    losses = {op.module: op.alone_int8 for op in _sensitivity(model, data)}
+    first, second, last = sorted(losses, key=lambda module: -losses[module])[:3]
+    # In this order of losses for each ms, the first two at 3 and 2 ms.
+    set_costs({first: 3.0, second: 2.0 * losses[second] / losses[first], last: 1e3})
+
+    def evaluate(candidate: torch.jit.ScriptModule) -> float:
+        if candidate is model:
+            return 1.0
+        floats = {op.module for op in jitquant.coverage(candidate).float}
+        return float(last in floats and bool(floats & {first, second}))
+
+    found = jitquant.auto_mapping(model, data, evaluate, max_drop=0, progress=False)
+    assert {op.module for op in found.left_float} == {second, last}
+
+
+def _sensitivity(model: Any, data: list[Tensor]) -> tuple[OpSensitivity, ...]:
+    prepared = jitquant.prepare_jit(model, {"": jitquant.get_default_qconfig()})
+    jitquant.calibrate(prepared, data, progress=False)
+    return jitquant.sensitivity(prepared, data, progress=False).ops
+
+
+def test_what_is_faster_in_float_stays_float(set_costs: Costs) -> None:
+    torch.manual_seed(0)
+    model, data = _script(Faulty(broken=1)), _data(2, 4, 12, 12)
+    set_costs({"convs.0": -0.5})
+    evaluate = _either(model, "convs.1")
+    found = jitquant.auto_mapping(model, data, evaluate, max_drop=0, progress=False)
+    assert {op.module for op in found.left_float} == {"convs.0", "convs.1"}
+    assert found.left_float[0].module == "convs.0" and found.costs_ms[0] == -0.5
+
+
+def test_it_says_if_int8_is_slower() -> None:
+    torch.manual_seed(0)
+    model, data = _script(PlainNet()), _data(2, 3, 8, 8)
+    found = jitquant.auto_mapping(model, data, lambda _: 1.0, max_drop=0, progress=False)
+    found.latency_ms.update({"float": 3.0, "all int8": 2.0, "chosen": 2.0})
+    assert not found.notes
+    found.latency_ms.update({"float": 3.0, "all int8": 2.0, "chosen": 1.5})
+    assert found.notes == ("all int8 is slower than chosen: 2.00 against 1.50 ms",)
+    assert found.notes[0] in str(found)
+
+
+def _fake(event: Any, us: float) -> SimpleNamespace:
+    time_range = SimpleNamespace(elapsed_us=lambda: us)
+    return SimpleNamespace(name=event.name, input_shapes=event.input_shapes, time_range=time_range)
+
+
+def _profile_in_ms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first op of a run takes 1 ms, the second 2 ms, and so on."""
+    real = _op_times._profiled
+
+    def profiled(model: torch.jit.ScriptModule, batch: Any, seconds: float) -> list[list[Any]]:
+        run = real(model, batch, seconds)[0]
+        return [
+            [_fake(event, 1000 * (place + 1) + extra) for place, event in enumerate(run)]
+            for extra in (50, 0, 20)
+        ]
+
+    monkeypatch.setattr(_op_times, "_profiled", profiled)
+
+
+def _both(model: torch.jit.ScriptModule, x: Tensor, units: list[int]) -> tuple[Any, Any]:
+    prepared = jitquant.prepare_jit(model, {"": jitquant.get_default_qconfig()})
+    jitquant.calibrate(prepared, [x], progress=False)
+    return (
+        _convert(prepared, False, None, None, []),
+        _convert(prepared, False, None, None, units),
+    )
+
+
+def test_costs_are_differences_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    _profile_in_ms(monkeypatch)
+    x, units = images(2, 3, 8, 8), [0, 2, 3, 7]
+    int8, in_float = _both(scripted(ResidualNet()), x, units)
+    # int8: quantize 1, conv_relu 2, conv 3, add_relu 4, pool, flatten, linear 7, dequantize 8 ms.
+    # float: conv 1, relu 2, conv 3, add 4, relu 5, pool, flatten, linear 8 ms.
+    per_element = 1 / (2 * 3 * 8 * 8) + 8 / (2 * 5)
+    expected = [
+        1 + 2 - 2 + 2 * 3 * 8 * 8 * per_element,
+        3 - 3 + 2 * 8 * 8 * 8 * per_element,
+        4 + 5 - 4 + 2 * 8 * 8 * 8 * per_element,
+        8 - 7 + 2 * 8 * per_element,
+    ]
+    found = _op_times.costs_in_float(int8, in_float, units, x, 0.0)
+    assert found == pytest.approx(expected)
+
+
+class Branch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.first(x)
+        if x.dim() > 2:
+            y = self.second(y)
+        return y
+
+
+def test_ops_that_cannot_be_told_apart_cost_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two linears runs, and the profile does not say which."""
+    _profile_in_ms(monkeypatch)
+    x = images(2, 4)
+    int8, in_float = _both(scripted(Branch()), x, [0])
+    assert _op_times.costs_in_float(int8, in_float, [0], x, 0.0) == [1.0]
 
 
 def test_a_predicate_is_asked_about_the_other_ops() -> None:
