@@ -66,6 +66,41 @@ def test_ops_on_fresh_values_become_functional() -> None:
     ]
 
 
+class KeepsWhatItWrote(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"features": self.linear(x).relu_()}
+
+
+def test_fresh_values_that_are_in_a_container_later_become_functional() -> None:
+    model = scripted(KeepsWhatItWrote())
+    change = before_and_after("functionalize", model)
+    assert_change(
+        change,
+        before="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::linear(%x, self.linear.weight, self.linear.bias)
+              %1 : Tensor = aten::relu_(%0)
+              %2 : Dict(str, Tensor) = prim::DictConstruct("features", %1)
+              return (%2)
+        """,
+        after="""
+            graph(self, %x : Tensor):
+              %0 : Tensor = aten::linear(%x, self.linear.weight, self.linear.bias)
+              %1 : Tensor = aten::relu(%0)
+              %2 : Dict(str, Tensor) = prim::DictConstruct("features", %1)
+              return (%2)
+        """,
+    )
+    assert reasons(change.model) == [
+        ("aten::linear", "int8"),
+        ("aten::relu", "absorbed by aten::linear"),
+    ]
+
+
 class WritesBehindDropout(nn.Module):
     def __init__(self) -> None:
         super().__init__()
