@@ -61,7 +61,39 @@ void optimizePeepholes(const std::shared_ptr<jit::Graph>& graph) {
   if (any(*graph, mayHavePeephole)) jit::PeepholeOptimize(graph);
 }
 
+// Whether a list or dict that is read here may be kept, and changed later.
+bool mayKeep(const jit::Use& use) {
+  const auto kind = use.user->kind();
+  if (kind == c10::prim::If || kind == c10::prim::Loop) return false;
+  const c10::FunctionSchema* schema = use.user->maybeSchema();
+  if (schema == nullptr || use.offset >= schema->arguments().size()) return true;
+  return schema->arguments()[use.offset].alias_info() != nullptr;
+}
+
+// A list of `value`'s elements that is made where `before` stands.
+Value* insertList(const at::IValue& value, Node* before) {
+  std::vector<Value*> elements;
+  for (const at::IValue& element : value.toListRef()) {
+    elements.push_back(element.isList() ? insertList(element, before)
+                                        : insertConstantBefore(before, element));
+  }
+  const c10::TypePtr type = value.type()->containedTypes().at(0);
+  return before->owningGraph()->createList(type, elements)->insertBefore(before)->output();
+}
+
 }  // namespace
+
+void renewKeptLists(jit::Graph& graph) {
+  for (Node* node : allNodes(graph)) {
+    if (node->kind() != c10::prim::Constant) continue;
+    const auto value = jit::toIValue(node->output());
+    if (!value || !value->isList()) continue;
+    const auto uses = node->output()->uses();
+    for (const jit::Use& use : uses) {
+      if (mayKeep(use)) use.user->replaceInput(use.offset, insertList(*value, use.user));
+    }
+  }
+}
 
 void foldConstants(std::shared_ptr<jit::Graph>& graph) {
   propagateConstants(graph);
@@ -75,6 +107,7 @@ void foldConstants(std::shared_ptr<jit::Graph>& graph) {
     propagateConstants(graph);
     eliminateDeadCode(graph);
   } while (allNodes(*graph).size() < before);
+  renewKeptLists(*graph);
 }
 
 }  // namespace jitquant

@@ -64,6 +64,7 @@ class Rewriter {
     const bool is_known = is_sum || kind == c10::aten::mul || kind == c10::aten::div;
     if (!is_known || !isTensor(node->output()) || !isTensor(node->input(0))) return;
     for (const size_t i : {0, 1}) readAsNumber(node, i);
+    if (kind != c10::aten::rsub) readTracedNumber(node);
     if (isNumber(node->input(0)) && isNumber(node->input(1))) return;
     if (is_sum) {
       rewriteSum(node);
@@ -81,6 +82,17 @@ class Rewriter {
     if (!tensor || tensor->dim() != 0 || tensor->scalar_type() != at::kFloat) return;
     if (isNumber(node->input(index))) return;
     node->replaceInput(index, insertConstantBefore(node, tensor->detach().clone()));
+  }
+
+  // Tracing keeps a number in a float64 tensor, which in an archive no longer is a mere number:
+  // with another tensor without dimensions it gives float64. torch's executor reads it as a number
+  // again.
+  static void readTracedNumber(Node* node) {
+    const auto constant = jit::toIValue(node->input(1));
+    if (!constant || !constant->isTensor()) return;
+    const at::Tensor& tensor = constant->toTensor();
+    if (tensor.dim() != 0 || tensor.scalar_type() != at::kDouble) return;
+    node->replaceInput(1, insertConstantBefore(node, tensor.item<double>()));
   }
 
   void rewriteSum(Node* node) {

@@ -17,6 +17,7 @@
 #include <map>
 
 #include "constant_folder.h"
+#include "fold_constants.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 
@@ -80,6 +81,7 @@ void freeze(Program& program, const std::vector<std::string>& preserved) {
   for (size_t i = 0; i < program.methods.size(); ++i) {
     Method& method = program.methods[i];
     method.graph = jit::toGraphFunction(program.module.get_method(method.name).function()).graph();
+    renewKeptLists(*method.graph);
     scopesToMarks(*method.graph, kinds[i]);
     method.plan = nullptr;
   }

@@ -24,6 +24,7 @@
 #include <torch/csrc/jit/passes/lower_tuples.h>
 
 #include "dead_code.h"
+#include "fold_constants.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 
@@ -238,6 +239,7 @@ void unfoldAttention(Program& program) {
       }
     }
     jit::ConstantPropagation(method.graph, /*ignore_custom_classes=*/true);
+    renewKeptLists(*method.graph);
     jit::LowerSimpleTuples(method.graph);
     eliminateDeadCode(method.graph);
   }

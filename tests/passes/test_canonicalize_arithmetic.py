@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import jitquant
 from tests.ir import (
     assert_change,
     assert_same_output,
@@ -14,6 +15,7 @@ from tests.ir import (
     scripted,
     traced,
 )
+from tests.models import reloaded, sqnr
 
 PASS = "canonicalize_arithmetic"
 
@@ -171,9 +173,11 @@ class Traced(nn.Module):
         return (1.5 - x) * y - 0.5
 
 
-def test_traced_numbers_keep_their_dtype() -> None:
-    """Tracing makes some numbers 0-dim tensors; their dtype takes part in promotion."""
+@pytest.mark.parametrize("load", [False, True])
+def test_traced_numbers_become_numbers_again(load: bool) -> None:
+    """Tracing makes some numbers 0-dim float64 tensors."""
     model = traced(Traced(), sample(4, 3), sample(4, 3))
+    model = reloaded(model) if load else model
     change = before_and_after(PASS, model)
     assert_change(
         change,
@@ -182,10 +186,36 @@ def test_traced_numbers_keep_their_dtype() -> None:
             "aten::add(%x, -1.5, 1)",
             "aten::neg(%0)",
             "aten::mul(%1, %y)",
-            "aten::add(%2, tensor({-0.5}), 1)",
+            "aten::add(%2, -0.5, 1)",
         ),
     )
     assert_same_output(change.model, model, sample(4, 3), sample(4, 3))
+
+
+class State(nn.Module):
+    """What has no dimensions, times a number: float64, if the number were a tensor."""
+
+    state: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+        self.register_buffer("state", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        z: Tensor = y + (self.state * 0.5 + y.mean())
+        return z
+
+
+@pytest.mark.parametrize("make", ["script", "trace", "load"])
+def test_a_zero_state_times_a_traced_number_is_float32(make: str) -> None:
+    x = sample(2, 8, 8, 8)
+    model = scripted(State()) if make == "script" else traced(State(), x)
+    model = reloaded(model) if make == "load" else model
+    converted = jitquant.quantize_jit(model, {"": jitquant.default_qconfig}, lambda m: m(x))
+    assert [op.op for op in jitquant.coverage(converted).int8][:1] == ["aten::conv2d"]
+    assert sqnr(model(x), reloaded(converted)(x)) >= 25
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.float64])

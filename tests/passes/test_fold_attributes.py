@@ -124,3 +124,49 @@ def test_attribute_that_another_method_sets_is_no_constant() -> None:
     )
     change.model.set_scale(5.0)
     assert change.model(torch.ones(1)).item() == 5.0
+
+
+class KeepsLists(nn.Module):
+    seen: list[Tensor]
+    sizes: list[int]
+    nested: list[list[int]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.sizes, self.nested = [], [], [[0]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        self.sizes.append(len(x))
+        return torch.cat(self.seen).flip([0, 1])
+
+    @torch.jit.export
+    def reset(self) -> None:
+        self.seen = []
+        self.sizes = [1, 2]
+        self.nested = [[3], [4]]
+
+
+def test_a_list_that_is_kept_is_made_anew() -> None:
+    """As a constant it would be the same list after each reset, with what was appended."""
+    change = before_and_after("fold_attributes", scripted(KeepsLists()), method="reset")
+    assert_unchanged(
+        change,
+        """
+            graph(self):
+              %0 : Tensor[] = prim::ListConstruct()
+               = prim::SetAttr[name="seen"](self, %0)
+              %1 : int[] = prim::ListConstruct(1, 2)
+               = prim::SetAttr[name="sizes"](self, %1)
+              %2 : int[] = prim::ListConstruct(3)
+              %3 : int[] = prim::ListConstruct(4)
+              %4 : int[][] = prim::ListConstruct(%2, %3)
+               = prim::SetAttr[name="nested"](self, %4)
+              return (None)
+        """,
+    )
+
+
+def test_a_list_that_is_only_read_becomes_a_constant() -> None:
+    change = before_and_after("fold_attributes", scripted(KeepsLists()))
+    assert "aten::flip(%3, [0, 1])" in change.after
