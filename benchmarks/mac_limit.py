@@ -2,8 +2,9 @@
 
     python benchmarks/mac_limit.py --threads 1
 
-Compiles `mac_limit.cpp` with $CXX or c++, and runs it, which takes a second or two. With VNNI the
-limit is that of `vpdpbusd`; without, that of the three AVX2 instructions which do the same.
+Compiles `mac_limit.cpp` with $CXX or c++, and runs it, which takes a second or two. With AMX the
+limit is that of `tdpbusd`, which oneDNN's kernels use and fbgemm's do not; with VNNI that of
+`vpdpbusd`; without, that of the three AVX2 instructions which do the same.
 """
 
 import argparse
