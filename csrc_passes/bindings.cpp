@@ -98,7 +98,8 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("module", &Result::module)
       .def_readonly("records", &Result::records)
       .def_readonly("inputs", &Result::inputs)
-      .def_readonly("dropped", &Result::dropped);
+      .def_readonly("dropped", &Result::dropped)
+      .def_readonly("rounds", &Result::rounds);
 
   py::enum_<Form>(m, "Form")
       .value("INT8", Form::kInt8)

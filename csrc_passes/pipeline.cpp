@@ -133,7 +133,7 @@ Result finish(Pipeline& pipeline, bool strip) {
     program = flatten(program.module, methods);
   });
   pipeline.check();
-  return {pipeline.program.module, std::move(records), {}, {}};
+  return {pipeline.program.module, std::move(records), {}, {}, {}};
 }
 
 // Must run before the graph's values are replaced.
@@ -152,6 +152,22 @@ std::vector<InputSeen> inputsSeen(const Program& program) {
     }
   }
   return inputs;
+}
+
+// For each record, whether its op is planned in int8 with qparams of its own: it rounds what it
+// gives, where others move values or take the qparams of their input.
+std::vector<bool> roundingOps(const Program& program) {
+  std::vector<bool> rounds(program.records.size(), false);
+  for (const Method& method : program.methods) {
+    for (const jit::Node* node : allNodes(*method.graph)) {
+      const auto index = mark(node, kOpMark);
+      if (!index || method.plan->int8.count(node) == 0) continue;
+      const Role role = findRow(node)->role;
+      rounds[*index] =
+          role == Role::kWeighted || role == Role::kObserved || role == Role::kFixedQParams;
+    }
+  }
+  return rounds;
 }
 
 // Data of the top module that its user may read there: tensors, containers and objects that no
@@ -222,7 +238,7 @@ Result Preparation::finish(const std::vector<int64_t>& decisions,
   });
   pipeline.run("record_arguments", {"insert_observers"}, recordArguments);
   pipeline.check();
-  return {pipeline.program.module, std::move(pipeline.program.records), {}, {}};
+  return {pipeline.program.module, std::move(pipeline.program.records), {}, {}, {}};
 }
 
 Inspection Preparation::inspect(const std::vector<int64_t>& decisions,
@@ -261,6 +277,7 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   const auto data = dataForTheUser(pipeline.program);
   pipeline.run("own_state", {"collect_observers"}, ownState);
   pipeline.run("plan", {"own_state"}, plan);
+  auto rounds = roundingOps(pipeline.program);
   if (form != Form::kFloat) pipeline.run("pad_groups", {"plan"}, padGroups);
   pipeline.run("insert_qdq", {"plan"}, insertQdq);
   pipeline.run("insert_dynamic_qdq", {"plan"}, insertDynamicQdq);
@@ -269,6 +286,7 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   const auto finished = [&] {
     Result result = finish(pipeline, /*strip=*/true);
     result.inputs = std::move(inputs);
+    result.rounds = std::move(rounds);
     for (const std::string& name : data) {
       if (!result.module.hasattr(name)) result.dropped.push_back(name);
     }

@@ -21,6 +21,7 @@ struct Result {
   std::vector<OpRecord> records;
   std::vector<InputSeen> inputs;     // convert: forward's tensor arguments
   std::vector<std::string> dropped;  // convert: data of the top module that is gone
+  std::vector<bool> rounds;          // convert: for each record, see roundingOps
 };
 
 // Prepare in two steps, so that the caller configures the ops in between. Either step ends it.

@@ -1,5 +1,8 @@
 """Automatic precision: as little time in float ops as an accuracy needs."""
 
+import copy
+import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +11,19 @@ import torch
 
 from jitquant import _batches, _checks
 from jitquant._cost import costs
+from jitquant._float_rules import FloatRules
 from jitquant._op_times import costs_in_float
 from jitquant._table import table
 from jitquant.calibration import calibrate
-from jitquant.coverage import Coverage, OpCoverage, coverage
-from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
+from jitquant.coverage import coverage
+from jitquant.errors import (
+    DroppedWarning,
+    FloatWarning,
+    JitQuantError,
+    JitQuantTypeError,
+    JitQuantValueError,
+)
 from jitquant.mapping import QConfigMapping, as_mapping
-from jitquant.op_info import OpInfo
 from jitquant.qconfig import get_default_qconfig
 from jitquant.quantize import Config, _convert, prepare_jit
 from jitquant.sensitivity import Metric, OpSensitivity, Trials
@@ -48,7 +57,8 @@ class AutoMapping:
 
     Attributes:
         mapping: the given one, and a rule for each op that is left float.
-        model: the int8 model, converted from the calibration that the search was made with.
+        model: the int8 model: what `convert_jit` gives after `prepare_jit` with `mapping`, and
+            calibration on the data.
         left_float: the ops that are float in it, those first that lose most accuracy for the time
             that being float costs.
         costs_ms: what being float costs each of these, estimated; negative if int8 is slower.
@@ -119,17 +129,18 @@ def auto_mapping(
 ) -> AutoMapping:
     """Find a fast configuration whose score drops at most `max_drop`.
 
-    The model is calibrated once. If it is not good enough in int8, its ops are ranked: by the loss
+    If the model is not good enough in int8, its ops are ranked: by the loss
     that each causes alone (see `sensitivity`) for each ms that it takes longer in float, estimated
     from a profile of the int8 model and of one with all of them float. Those that are faster in
     float come first. Bisection finds how many of the ranking have to be float; then each of these
-    that int8 makes faster, the one that saves most first, is tried in int8 again.
+    that int8 makes faster, the one that saves most first, is tried in int8 again. Each trial
+    prepares, calibrates and converts the model by the mapping that it tries.
 
     Args:
         model: a scripted, traced or loaded float32 model in eval mode, on the CPU.
         data: batches to calibrate on and to rank by; see `calibrate`. Kept in memory.
-        evaluate: called with the float model and with int8 models; gives a number, such as the
-            accuracy on other data. Higher is better.
+        evaluate: called with copies of the float model and of int8 models, which it may change;
+            gives a number, such as the accuracy on other data. Higher is better.
         max_drop: in units of the score, 0 or more.
         qconfig_dict: what `prepare_jit` takes; ops that it leaves float stay float. None is the
             default qconfig for all ops.
@@ -143,7 +154,8 @@ def auto_mapping(
 
     Raises:
         JitQuantTypeError: evaluate cannot be called or gives no number; max_drop is no number.
-        JitQuantValueError: max_drop is negative; and see `prepare_jit`, `calibrate`, `sensitivity`.
+        JitQuantValueError: max_drop is negative; evaluate gave NaN; and see `prepare_jit`,
+            `calibrate`, `sensitivity`.
         JitQuantError: the score is too low even with all ops float; and see `prepare_jit`,
             `calibrate` and `convert_jit`.
     """
@@ -153,15 +165,19 @@ def auto_mapping(
     batches = list(data)
     prepared = prepare_jit(checked, mapping)
     calibrate(prepared, map(_batches.copied, batches), progress=progress)
-    float_score = _score(evaluate, checked)
+    rules = FloatRules(mapping, checked, prepared)
+    float_score = _score(evaluate, checked, "float model")
     trials: list[Trial] = []
     cost: dict[int, float] = {}  # in ms, of the ops that are ranked
     models = {"float": checked}  # and "all int8", the first that is tried, and the last that passed
 
     def try_in_int8(left_float: Sequence[OpSensitivity]) -> bool:
         indices = sorted(op.index for op in left_float)
-        converted = _convert(prepared, False, preserved_attrs, None, indices)
-        score = _score(evaluate, converted)
+        by_mapping = prepared
+        if indices:
+            by_mapping = _prepared_by(rules.leaving(indices), checked, batches)
+        converted = _converted(by_mapping, preserved_attrs, is_first=not trials)
+        score = _score(evaluate, converted, f"model of trial {len(trials) + 1}")
         trials.append(Trial(tuple(indices), score, score >= float_score - max_drop))
         models.setdefault("all int8", converted)
         if trials[-1].passed:
@@ -171,25 +187,20 @@ def auto_mapping(
     chosen: list[OpSensitivity] = []
     if not try_in_int8(chosen):
         ranking = Trials(prepared, batches, metric, "auto_mapping").ranking(progress)
-        passes = try_in_int8(ranking)
-        if not passes:
+        if not try_in_int8(ranking):
             raise JitQuantError(
                 f"auto_mapping: the score is {trials[-1].score:.6g} even with all ops float, where "
                 f"the float model has {float_score:.6g}. Is evaluate the same function of a model "
                 "each time? BatchNorm is folded, so that the last bits of the outputs differ."
             )
-        cost = _costs(prepared, models["all int8"], models["chosen"], ranking, batches[0])
+        cost = _costs(prepared, ranking, batches[0])
         ranking.sort(key=lambda op: _urgency(op, cost[op.index]), reverse=True)
         chosen = _give_back(_bisect(ranking, try_in_int8), cost, try_in_int8)
     # What is chosen is what passed last.
     trial = next(trial for trial in reversed(trials) if trial.passed)
-    all_int8, converted = coverage(models["all int8"]), coverage(models["chosen"])
-    activations = _activations(coverage(prepared), all_int8, converted)
     latencies = [cost.latency for cost in costs(list(models.values()), batches[0], _SECONDS)]
     return AutoMapping(
-        mapping=_with_rules(
-            mapping, checked, coverage(prepared), [*trial.left_float, *activations]
-        ),
+        mapping=rules.leaving(trial.left_float),
         model=models["chosen"],
         left_float=tuple(chosen),
         costs_ms=tuple(cost[op.index] for op in chosen),
@@ -198,6 +209,31 @@ def auto_mapping(
         trials=tuple(trials),
         latency_ms=dict(zip(models, latencies, strict=True)),
     )
+
+
+def _prepared_by(
+    mapping: QConfigMapping, model: torch.jit.ScriptModule, batches: list[Any]
+) -> torch.jit.ScriptModule:
+    """The float model prepared by a mapping of the search, and calibrated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FloatWarning)  # that ops are float is what is tried
+        prepared = prepare_jit(model, mapping)
+    calibrate(prepared, map(_batches.copied, batches), progress=False)
+    return prepared
+
+
+def _converted(
+    prepared: torch.jit.ScriptModule,
+    preserved_attrs: Iterable[str] | None,
+    is_first: bool,
+    left_float: Sequence[int] = (),
+) -> torch.jit.ScriptModule:
+    """What convert_jit makes of it; only the first model of a search warns."""
+    with warnings.catch_warnings():
+        if not is_first:
+            warnings.simplefilter("ignore", DroppedWarning)
+            warnings.simplefilter("ignore", FloatWarning)
+        return _convert(prepared, False, preserved_attrs, None, left_float)
 
 
 def _check_arguments(evaluate: object, max_drop: object, data: object) -> None:
@@ -213,25 +249,31 @@ def _check_arguments(evaluate: object, max_drop: object, data: object) -> None:
     _batches.check_iterable(data, "auto_mapping")
 
 
-def _score(evaluate: Evaluate, model: torch.jit.ScriptModule) -> float:
+def _score(evaluate: Evaluate, model: torch.jit.ScriptModule, what: str) -> float:
     with torch.no_grad():
-        score = evaluate(model)
+        score = evaluate(copy.deepcopy(model))
     try:
-        return float(score)
+        number = float(score)
     except (TypeError, ValueError, RuntimeError) as error:
         raise JitQuantTypeError(
             f"auto_mapping: evaluate must return a number, got {_batches.described(score)}."
         ) from error
+    if math.isnan(number):
+        raise JitQuantValueError(
+            f"auto_mapping: evaluate gave nan for the {what}, which compares with no other score. "
+            "Look at its data, and at what that model gives."
+        )
+    return number
 
 
 def _costs(
-    prepared: torch.jit.ScriptModule,
-    int8: torch.jit.ScriptModule,
-    in_float: torch.jit.ScriptModule,
-    ranking: Sequence[OpSensitivity],
-    batch: Any,
+    prepared: torch.jit.ScriptModule, ranking: Sequence[OpSensitivity], batch: Any
 ) -> dict[int, float]:
     """ms that each op takes longer in float, by its index."""
+    int8, in_float = (
+        _converted(prepared, None, is_first=False, left_float=left_float)
+        for left_float in ((), [op.index for op in ranking])
+    )
     forward = [i for i, op in enumerate(coverage(prepared).ops) if op.method == "forward"]
     units = [forward.index(op.index) for op in ranking]
     costs_ms = costs_in_float(int8, in_float, units, batch, _SECONDS)
@@ -275,51 +317,3 @@ def _give_back(
         if passes(fewer):
             chosen = fewer
     return chosen
-
-
-def _activations(prepared: Coverage, all_int8: Coverage, chosen: Coverage) -> list[int]:
-    """Indices of the activations that ops absorbed which are float now."""
-    kept = {op.method for op in chosen.ops}
-    indices = [index for index, op in enumerate(prepared.ops) if op.method in kept]
-    return [
-        index
-        for index, before, now in zip(indices, all_int8.ops, chosen.ops, strict=True)
-        if before.reason.startswith("absorbed") and not now.int8
-    ]
-
-
-def _with_rules(
-    mapping: QConfigMapping,
-    model: torch.jit.ScriptModule,
-    prepared: Coverage,
-    left_float: list[int],
-) -> QConfigMapping:
-    """The mapping with a rule for each op left float, or its predicate asked about others only."""
-    infos = [decision.op for decision in mapping.explain(model).decisions]
-    found = [info for index in left_float for info in _infos(index, infos, prepared.ops)]
-    keys = list(dict.fromkeys((info.module, info.kind, info.index) for info in found))
-    given = mapping.predicate
-    if given is None:
-        for key in keys:
-            mapping = mapping.set_module_name_object_type_order(*key, None)
-        return mapping
-
-    def predicate(op: OpInfo) -> Any:
-        return None if (op.module, op.kind, op.index) in keys else given(op)
-
-    return mapping.set_predicate(predicate, example_inputs=mapping.example_inputs)
-
-
-def _infos(index: int, infos: Sequence[OpInfo], ops: Sequence[OpCoverage]) -> list[OpInfo]:
-    """The ops of the float model that became an op of the prepared one.
-
-    Where prepare_jit made other ops of some, they are those of the same line in the same module.
-    """
-    chosen = ops[index]
-    place = (chosen.method, chosen.module, chosen.op)
-    before = [info for info in infos if (info.method, info.module, info.kind) == place]
-    after = [i for i, op in enumerate(ops) if (op.method, op.module, op.op) == place]
-    if len(before) == len(after):
-        return [before[after.index(index)]]
-    line = (chosen.method, chosen.module, chosen.source)
-    return [info for info in infos if (info.method, info.module, info.source) == line]

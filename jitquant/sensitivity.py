@@ -17,10 +17,6 @@ __all__ = ["Metric", "OpSensitivity", "Sensitivity", "noise_to_signal", "sensiti
 Metric = Callable[[Any, Any], float]
 """Gives the loss of an output against the float model's, for one batch: 0 where they agree."""
 
-_FIXED = "fixed qparams"
-_ROUNDING = ("weighted", "observed", _FIXED)
-"""Roles of ops that round what they give; others move values."""
-
 
 @dataclass(frozen=True)
 class OpSensitivity:
@@ -73,7 +69,11 @@ def sensitivity(
 ) -> Sensitivity:
     """Measure what each op of `forward` costs in int8, without calibrating again.
 
-    Each op takes two conversions with `debug=True` and two runs through the data.
+    Each op takes two conversions with `debug=True` and two runs through the data. An int8 op that
+    reads what a float op gives quantizes it with the qparams that the value has in the int8 model.
+
+    Ops that move values, averages among them, have no entry: they have the qparams of their
+    input, and what these cost belongs to the op that gives the input, or reads it first.
 
     Args:
         prepared: what `prepare_jit` returned, calibrated. It does not change.
@@ -139,9 +139,7 @@ class Trials:
         self._function = function
         self.ops = self._state.ops
         self._forward = [i for i, op in enumerate(self.ops) if op.method == "forward"]
-        self._roles = {row.op: row.role for row in _C.supported_ops()}
         self.units = self._find_units()
-        self._fixed = {unit for unit in self.units if self._roles[self.ops[unit].kind] == _FIXED}
         self._references = self._outputs(self._emulate(self.units).module)
 
     def loss(self, left_float: Collection[int]) -> float:
@@ -154,20 +152,9 @@ class Trials:
         measured = []
         for unit in bar:
             op = self.ops[unit]
-            losses = (self._alone_int8(unit), self.loss({unit}))
+            losses = (self.loss(set(self.units) - {unit}), self.loss({unit}))
             measured.append(OpSensitivity(unit, op.kind, op.path, op.source, *losses))
         return sorted(measured, key=lambda op: -op.alone_int8)
-
-    def _alone_int8(self, unit: int) -> float:
-        """Loss with only this op in int8, and those of fixed qparams if it is int8 only with them.
-
-        A sigmoid's values, for one, have no qparams but those that the op brings.
-        """
-        others = set(self.units) - {unit}
-        result = self._emulate(others)
-        if not result.records[self._forward.index(unit)].int8:
-            result = self._emulate(others - self._fixed)
-        return self._loss_of(result.module)
 
     def _emulate(self, left_float: Collection[int]) -> _C.Result:
         records = self._state.records(left_float)
@@ -175,13 +162,13 @@ class Trials:
         return _C.convert(self._prepared._c, ["forward"], of_forward, _C.Form.FLOAT, [], None)
 
     def _find_units(self) -> list[int]:
-        records = self._emulate(()).records
+        planned = self._emulate(())
         units = [
             index
-            for index, op in zip(self._forward, records, strict=True)
-            if op.int8
-            and not op.reason.startswith("absorbed")
-            and self._roles.get(op.kind) in _ROUNDING
+            for index, op, rounds in zip(
+                self._forward, planned.records, planned.rounds, strict=True
+            )
+            if op.int8 and rounds
         ]
         if not units:
             raise JitQuantValueError(

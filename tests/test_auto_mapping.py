@@ -1,6 +1,8 @@
 """The search for a mapping finds the ops that hurt, and says what it tried."""
 
+import math
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 import jitquant
 from jitquant import _op_times
 from jitquant.quantize import _convert
-from jitquant.sensitivity import OpSensitivity
+from jitquant.sensitivity import OpSensitivity, noise_to_signal
 from tests.models import PlainNet, ResidualNet, images, scripted
 from tests.test_sensitivity import Doubles, Faulty, _data, _sqnr
 
@@ -77,6 +79,112 @@ def test_the_mapping_makes_the_same_model() -> None:
     assert torch.equal(jitquant.convert_jit(prepared)(data[0]), found.model(data[0]))
 
 
+class CatOfTwo(nn.Module):
+    """The sum costs nothing but the resolution of its first half, which the scaled one takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.fc1(x), self.fc2(x) * 100.0], -1)
+
+
+def _first_half(model: torch.jit.ScriptModule, data: list[Tensor]) -> Any:
+    """dB of the first half of the outputs over `model`, at most 100."""
+    halves = [model(x).chunk(2, -1)[0] for x in data]
+
+    def evaluate(other: torch.jit.ScriptModule) -> float:
+        pairs = [(y, other(x).chunk(2, -1)[0]) for x, y in zip(data, halves, strict=True)]
+        loss = sum(noise_to_signal(y, ours) for y, ours in pairs) / len(pairs)
+        return -10 * math.log10(loss + 1e-10)
+
+    return evaluate
+
+
+def test_an_op_behind_one_that_only_scales_is_found() -> None:
+    """The product has its input's qparams, and the cat rounds it also where it alone is int8."""
+    torch.manual_seed(0)
+    model, data = _script(CatOfTwo()), _data(16, 8)
+
+    def metric(reference: Tensor, output: Tensor) -> float:
+        return noise_to_signal(reference.chunk(2, -1)[0], output.chunk(2, -1)[0])
+
+    found = jitquant.auto_mapping(
+        model, data, _first_half(model, data), max_drop=65, metric=metric, progress=False
+    )
+    assert [op.op for op in found.left_float] == ["aten::cat"]
+    assert [op.op for op in jitquant.coverage(found.model).float] == ["aten::cat"]
+
+
+class SqueezeExcite(nn.Module):
+    """A convolution with BatchNorm, gates for its channels, a factor and a residual sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.gate = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.norm(self.conv(x)))
+        y = y * nn.functional.hardsigmoid(self.gate(y.mean([2, 3], keepdim=True)))
+        return torch.relu(y * 0.5 + x)
+
+
+class Dense(nn.Module):
+    """Each layer reads all values before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(4 * i, 4, 3, padding=1) for i in (1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in self.convs:
+            x = torch.cat([x, torch.relu(conv(x))], 1)
+        return x
+
+
+class Gate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc1(x) * torch.tanh(self.fc2(x))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "share"),
+    [
+        (SqueezeExcite, (2, 4, 8, 8), 0.3),
+        (Dense, (2, 4, 8, 8), 0.5),
+        (Gate, (16, 8), 0.1),
+    ],
+)
+def test_the_mapping_makes_the_bits_of_the_model(
+    net: type[nn.Module], shape: tuple[int, ...], share: float
+) -> None:
+    """Where some ops have to be float: `share` of the way from all int8 to all float."""
+    torch.manual_seed(0)
+    model, data = _script(net()), _data(*shape)
+    evaluate = _sqnr(model, data)
+    all_int8 = jitquant.prepare_jit(model, {"": jitquant.get_default_qconfig()})
+    jitquant.calibrate(all_int8, data, progress=False)
+    lowest = evaluate(jitquant.convert_jit(all_int8))
+    limit = lowest + share * (60 - lowest)
+    found = jitquant.auto_mapping(model, data, evaluate, max_drop=100 - limit, progress=False)
+    assert found.left_float and found.score >= limit
+    prepared = jitquant.prepare_jit(model, found.mapping)
+    jitquant.calibrate(prepared, data, progress=False)
+    again = jitquant.convert_jit(prepared)
+    for x in data:
+        assert torch.equal(again(x), found.model(x))
+    ops = jitquant.coverage(found.model)
+    assert ops.ops == jitquant.coverage(again).ops
+    assert ops.int8 and not [op for op in ops.float if "no qparams" in op.reason]
+
+
 def test_a_model_that_is_good_enough_stays_int8() -> None:
     torch.manual_seed(0)
     model, data = _script(PlainNet()), _data(2, 3, 8, 8)
@@ -110,7 +218,7 @@ def test_ops_that_bisection_took_along_are_int8_again() -> None:
     needed = {ranking[0].module, ranking[2].module}
 
     def evaluate(candidate: torch.jit.ScriptModule) -> float:
-        if candidate is model:
+        if not hasattr(candidate, "jitquant_state"):
             return 1.0
         floats = {op.module for op in jitquant.coverage(candidate).float}
         return 1.0 if needed <= floats else 0.0
@@ -123,7 +231,7 @@ def _either(model: Any, *modules: str) -> Callable[[Any], float]:
     """A score that is good if one of these is float."""
 
     def evaluate(candidate: torch.jit.ScriptModule) -> float:
-        if candidate is model:
+        if not hasattr(candidate, "jitquant_state"):
             return 1.0
         floats = {op.module for op in jitquant.coverage(candidate).float}
         return float(bool(floats & set(modules)))
@@ -154,7 +262,7 @@ def test_the_costliest_is_given_back_first(set_costs: Costs) -> None:
     set_costs({first: 3.0, second: 2.0 * losses[second] / losses[first], last: 1e3})
 
     def evaluate(candidate: torch.jit.ScriptModule) -> float:
-        if candidate is model:
+        if not hasattr(candidate, "jitquant_state"):
             return 1.0
         floats = {op.module for op in jitquant.coverage(candidate).float}
         return float(last in floats and bool(floats & {first, second}))
@@ -268,9 +376,13 @@ def test_a_predicate_is_asked_about_the_other_ops() -> None:
     assert {op.module for op in found.left_float} == {"convs.1", "convs.2"}
     decided = found.mapping.explain(model).decisions
     floats = {
-        each.op.module for each in decided if each.op.kind == "aten::conv2d" and not each.qconfig
+        each.op.module: each.rule
+        for each in decided
+        if each.op.kind == "aten::conv2d" and not each.qconfig
     }
-    assert floats == {"convs.1", "convs.2", "convs.3"}
+    assert floats.pop("convs.3") == "predicate"
+    assert set(floats) == {"convs.1", "convs.2"}
+    assert all("module_name_object_type_order" in rule for rule in floats.values())
 
 
 def test_an_op_that_prepare_rewrites_is_named_by_its_line() -> None:
@@ -296,6 +408,7 @@ def test_an_op_that_prepare_rewrites_is_named_by_its_line() -> None:
     [
         ({"evaluate": 3}, jitquant.JitQuantTypeError, "evaluate must be a function"),
         ({"evaluate": lambda _: "good"}, jitquant.JitQuantTypeError, "return a number, got str"),
+        ({"evaluate": lambda _: math.nan}, jitquant.JitQuantValueError, "evaluate gave nan"),
         ({"max_drop": "1"}, jitquant.JitQuantTypeError, "max_drop must be a number, got '1'"),
         ({"max_drop": -1}, jitquant.JitQuantValueError, "max_drop must be 0 or more, got -1"),
         ({"data": torch.ones(1)}, jitquant.JitQuantTypeError, "data must be a DataLoader"),
@@ -320,3 +433,51 @@ def test_batches_stay_as_they_are() -> None:
     data = _data(2, 4)
     jitquant.auto_mapping(_script(Doubles()), data, lambda _: 1.0, max_drop=0, progress=False)
     assert all(torch.equal(x, y) for x, y in zip(data, _data(2, 4), strict=True))
+
+
+class Remembers(nn.Module):
+    """Adds the mean that it saw before."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(x) + self.seen
+        self.seen.copy_(y.mean(0))
+        return y
+
+
+def test_evaluate_changes_copies() -> None:
+    torch.manual_seed(0)
+    model, data = _script(Remembers()), _data(2, 4)
+
+    def evaluate(candidate: torch.jit.ScriptModule) -> float:
+        candidate(data[0])
+        candidate.train()
+        return 1.0
+
+    found = jitquant.auto_mapping(
+        model, data, evaluate, max_drop=0, preserved_attrs=["seen"], progress=False
+    )
+    assert not model.training
+    assert not model.seen.any() and not found.model.seen.any()
+
+
+def test_only_the_first_model_warns_of_what_it_drops() -> None:
+    class TwoMethods(Gate):
+        @torch.jit.export
+        def other(self, x: Tensor) -> Tensor:
+            return x + 1
+
+    torch.manual_seed(0)
+    model, data = _script(TwoMethods()), _data(4, 8)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = jitquant.auto_mapping(model, data, _sqnr(model, data), max_drop=1, progress=False)
+    assert len(found.trials) > 1
+    assert [each.category for each in caught].count(jitquant.DroppedWarning) == 1
+    assert not [each for each in caught if each.category is jitquant.FloatWarning]

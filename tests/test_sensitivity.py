@@ -61,7 +61,13 @@ def _data(*shape: int, batches: int = 2) -> list[Tensor]:
 
 
 def _prepared(model: nn.Module, data: list[Tensor]) -> torch.jit.ScriptModule:
-    prepared = jitquant.prepare_jit(torch.jit.script(model.eval()), {"": jitquant.default_qconfig})
+    return _calibrated(torch.jit.script(model.eval()), {"": jitquant.default_qconfig}, data)
+
+
+def _calibrated(
+    scripted: torch.jit.ScriptModule, mapping: Any, data: list[Tensor]
+) -> torch.jit.ScriptModule:
+    prepared = jitquant.prepare_jit(scripted, mapping)
     jitquant.calibrate(prepared, data, progress=False)
     return prepared
 
@@ -107,6 +113,47 @@ def test_alone_in_int8_is_what_a_mapping_without_the_others_gives() -> None:
         losses = [noise_to_signal(scripted(x), emulated(x)) for x in data]
         # Not quite equal: the float model's last bits are others.
         assert op.alone_int8 == pytest.approx(sum(losses) / 2, rel=1e-3)
+
+
+class Gated(nn.Module):
+    """The product reads what tanh gives, whose range no observer saw, and a sum a scaled value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated = self.fc1(x) * torch.tanh(3 * self.fc2(x))
+        y: Tensor = gated * 0.5 + x
+        return y
+
+
+def test_each_loss_is_what_the_mapping_gives() -> None:
+    torch.manual_seed(0)
+    data = _data(16, 8)
+    scripted = torch.jit.script(Gated().eval())
+    default = jitquant.QConfigMapping().set_global(jitquant.default_qconfig)
+    found = jitquant.sensitivity(_calibrated(scripted, default, data), data, progress=False)
+    assert sorted(op.op for op in found.ops) == [
+        "aten::add", "aten::linear", "aten::linear", "aten::mul", "aten::tanh",
+    ]  # fmt: skip
+
+    def loss(mapping: jitquant.QConfigMapping) -> float:
+        emulated = jitquant.convert_jit(_calibrated(scripted, mapping, data), debug=True)
+        return sum(noise_to_signal(scripted(x), emulated(x)) for x in data) / len(data)
+
+    no_op = jitquant.QConfigMapping().set_global(None)
+    for op in found.ops:
+        index = 1 if op.op == "aten::mul" else 0  # the first product scales by 3
+        key = (op.module, op.op, index)
+        alone = no_op.set_module_name_object_type_order(*key, jitquant.default_qconfig)
+        without = default.set_module_name_object_type_order(*key, None)
+        # A mapping observes what a float tanh gives; in the prepared model it has the qparams of an
+        # int8 one, whose steps are a little wider, so that other values are rounded up.
+        reads_tanh = op.op in ("aten::mul", "aten::tanh")
+        closeness = 0.25 if reads_tanh else 1e-3
+        assert op.alone_int8 == pytest.approx(loss(alone), rel=closeness)
+        assert op.alone_float == pytest.approx(loss(without), rel=closeness)
 
 
 def test_nothing_of_the_prepared_model_changes_and_it_is_not_calibrated_again() -> None:

@@ -10,11 +10,15 @@
 // Leaves: no observer. A value of a branch that never ran has no shapes, one that is not float32
 //         or too small keeps the reason; a value that no run reached, or that was NaN or infinite,
 //         raises.
+//
+// Where an op of fixed range (tanh) was to be int8 at prepare and is left float since, nothing
+// observed its values. They are given the range that they have in int8.
 
 #include "dead_code.h"
 #include "drop_observers.h"
 #include "error.h"
 #include "ir_util.h"
+#include "op_table.h"
 #include "passes/passes.h"
 #include "qparams.h"
 
@@ -95,6 +99,20 @@ Observation read(jit::Module observer, const std::string& where, bool nested) {
   return observation;
 }
 
+void giveFixedQParams(Program& program, const Method& method) {
+  for (const Node* node : allNodes(*method.graph)) {
+    const auto index = mark(node, kOpMark);
+    if (!index || program.records[*index].qconfig != kLeftFloat) continue;
+    const OpRow* row = findRow(node);
+    if (row == nullptr || row->role != Role::kFixedQParams) continue;
+    const auto found = program.observations.find(node->output());
+    if (found == program.observations.end()) continue;
+    Observation& seen = found->second;
+    if (seen.qparams || seen.shapes.empty() || !seen.problem.empty()) continue;
+    seen.qparams = perTensor(row->fixed_scale, row->fixed_zero_point);
+  }
+}
+
 bool anyObserverRan(Program& program) {
   for (Method& method : program.methods) {
     for (Node* node : allNodes(*method.graph)) {
@@ -143,6 +161,7 @@ void collectObservers(Program& program) {
       replaceAndDestroy(node, value);
     }
     eliminateDeadCode(method.graph);
+    giveFixedQParams(program, method);
   }
   readQConfigs(program);
   removeAttributes(program.module);
