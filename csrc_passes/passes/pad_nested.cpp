@@ -10,7 +10,8 @@
 //   %b = aten::to(%mask, bool); %y = aten::masked_fill(%m, aten::unsqueeze(%b, -1), 0.)
 //
 // Scripted, the branch that makes the nested tensor gives the layers no mask: now it does. The mask
-// may have come there through branches that say why not to nest.
+// may have come there through branches that say why not to nest. Where padding does not stand at
+// the end, nested tensors hold other tokens than the mask leaves; padded ones do not.
 //
 // Needs:  fold_attributes and resolve_asserts.
 // Leaves: nested tensors of other modules, and those that other ops than the layers read.
