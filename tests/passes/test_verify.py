@@ -232,6 +232,22 @@ def test_op_that_only_moves_values_is_taken_back_too() -> None:
     assert_same_output(converted, model, x, atol=0.15)
 
 
+class MeanOfAPixel(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.mean(self.conv(x), [2, 3])
+
+
+def test_mean_over_an_image_of_one_pixel_is_taken_back() -> None:
+    """The kernel wants to give its result, of two dimensions, its input's channels-last layout."""
+    x = sample(1, 2, 1, 1)
+    model = scripted(MeanOfAPixel())
+    change = before_and_after("verify", model, x)
+    raises = "its int8 form raises: required rank 4 tensor to use channels_last format"
+    assert reasons(change.model)[1] == ("aten::mean", raises)
+    assert_same_output(change.model, model, x, atol=0.15)
+    assert coverage(before_and_after("verify", model, sample(1, 2, 3, 3)).model).ops[1].int8
+
+
 class SeveralRanks(nn.Module):
     def __init__(self) -> None:
         super().__init__()
