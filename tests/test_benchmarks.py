@@ -105,3 +105,21 @@ def test_dynamic(tmp_path: Path) -> None:
     assert [line.split(": ")[0] for line in done.stdout.splitlines() if "as fast" in line] == [
         "jitquant"
     ] * 3
+
+
+def test_exact_share(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, "benchmarks/exact_share.py", "shufflenet_v2_x1_0", "--pixels", "64"]
+    engines = ["fbgemm", "qnnpack"]
+    finished = subprocess.run(
+        [*command, "--images", "2", "--engines", *engines, "--json", report],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "2,000 of 2,000 |" in finished.stdout
+    results = json.loads(report.read_text())["results"]
+    assert [result["engine"] for result in results] == engines
+    assert all(result["outputs"] == 2000 for result in results)
+    assert results[0]["equal"] == 2000 and results[0]["worst"] == 0
