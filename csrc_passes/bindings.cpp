@@ -11,6 +11,7 @@
 #include "ir_util.h"
 #include "namespaces.h"
 #include "op_table.h"
+#include "packed_weights.h"
 #include "pipeline.h"
 #include "plan_draft.h"
 #include "targets/engines.h"
@@ -220,6 +221,8 @@ PYBIND11_MODULE(_C, m) {
         return names;
       },
       py::arg("prepared"));
+  m.def("drop_packed", &dropPacked, py::arg("module"));
+  m.def("take_packed", &takePacked, py::arg("source"), py::arg("target"), py::arg("names"));
   m.def("namespaces_of", &namespacesOf, py::arg("module"));
   m.def("supported_ops", &supportedOps);
   m.def("engines", &engines);

@@ -1,8 +1,8 @@
 """A converted model is saved, loaded and run once before the user gets it."""
 
-import io
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -28,12 +28,17 @@ def check(
     Arguments that are no tensors are those of the first call. Tensors are random (zeros where they
     are not floating point), and a model may refuse them: it passes if a copy of the prepared model
     refuses them too. A model whose forward did not run, or takes objects, is only saved and loaded.
+    It then has the packed weights that were loaded: two copies of them would need more memory than
+    anything else in convert_jit.
 
     Raises:
         JitQuantError: the model cannot be loaded, or raises when it runs.
     """
     try:
-        loaded = _reload(converted)
+        with _saved(converted) as path:
+            packed = _C.drop_packed(converted._c)
+            loaded = torch.jit.load(path)
+        _C.take_packed(loaded._c, converted._c, packed)
     except RuntimeError as error:
         raise JitQuantError(
             "the converted model cannot be saved and loaded: "
@@ -60,12 +65,16 @@ def _unoptimized() -> AbstractContextManager[None]:
     return unoptimized
 
 
-def _reload(model: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
-    file = io.BytesIO()
-    torch.jit.save(model, file)
-    file.seek(0)
-    loaded: torch.jit.ScriptModule = torch.jit.load(file)
-    return loaded
+@contextmanager
+def _saved(model: torch.jit.ScriptModule) -> Iterator[str]:
+    """The path of a file in memory. torch copies what it loads from a buffer four times."""
+    file = os.memfd_create("jitquant")
+    try:
+        path = f"/proc/self/fd/{file}"
+        torch.jit.save(model, path)
+        yield path
+    finally:
+        os.close(file)
 
 
 def _arguments(prepared: torch.jit.ScriptModule, inputs: list[_C.InputSeen]) -> list[Any] | None:
@@ -112,7 +121,9 @@ def _tensor(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator
 
 def _runs(prepared: torch.jit.ScriptModule, arguments: list[Any]) -> bool:
     try:
-        _reload(prepared)(*arguments)
+        with _saved(prepared) as path:
+            copy = torch.jit.load(path)
+        copy(*arguments)
     except Exception:
         return False
     return True

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import jitquant
+from benchmarks.memory import PeakMemory
 from jitquant import _C, _trial_run
 from tests.models import reloaded
 
@@ -184,3 +185,49 @@ def test_objects_are_not_recorded() -> None:
     prepared = prepared_and_run(TakesObject(), torch.rand(2, 4), held(2))
     assert not hasattr(prepared, "jitquant_observer_arguments")
     jitquant.convert_jit(prepared)
+
+
+def test_packed_weights_are_those_that_were_loaded() -> None:
+    prepared = prepared_and_run(Takes(), *arguments())
+    converted = jitquant.convert_jit(prepared)
+    packed = _C.drop_packed(converted._c)
+    assert packed == ["fc_packed_params"]
+    assert converted.fc_packed_params is None
+    _C.take_packed(reloaded(jitquant.convert_jit(prepared))._c, converted._c, packed)
+    with torch.no_grad():
+        values = arguments()
+        assert torch.equal(converted(*values), reloaded(converted)(*values))
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(path: str) -> torch.jit.ScriptModule:
+        raise RuntimeError(f"{path[:6]} is broken\nmore")
+
+    prepared = prepared_and_run(Takes(), *arguments())
+    monkeypatch.setattr(torch.jit, "load", load)
+    message = (
+        r"^the converted model cannot be saved and loaded: /proc/ is broken\n"
+        r"Your model was not changed\.$"
+    )
+    with pytest.raises(jitquant.JitQuantError, match=message):
+        jitquant.convert_jit(prepared)
+    monkeypatch.undo()
+    jitquant.convert_jit(prepared)
+
+
+class Wide(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(12)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y
+
+
+def test_convert_does_not_hold_packed_weights_twice() -> None:
+    """Packed weights and their file are a quarter of float's each; torch's buffers were four more."""
+    prepared = prepared_and_run(Wide(), torch.rand(2, 1024))
+    with PeakMemory() as peak:
+        jitquant.convert_jit(prepared)
+    assert peak.mb is not None and peak.mb < 1.6 * 50.3

@@ -101,10 +101,12 @@ std::pair<Tensor, Tensor> fold(const Tensor& weight, const std::optional<Tensor>
   const auto f64 = [](const Tensor& t) { return t.detach().to(at::kDouble); };
   Tensor factor = at::rsqrt(f64(bn.var) + bn.eps);
   if (bn.gamma) factor = factor * f64(*bn.gamma);
-  const Tensor folded_weight = scaleOutputChannels(f64(weight), factor, groups);
+  // Made before what is computed in float64, so that this leaves no gap in memory.
+  Tensor folded_weight = at::empty_like(weight);
+  folded_weight.copy_(scaleOutputChannels(f64(weight), factor, groups));
   Tensor folded_bias = ((bias ? f64(*bias) : at::zeros_like(factor)) - f64(bn.mean)) * factor;
   if (bn.beta) folded_bias = folded_bias + f64(*bn.beta);
-  return {folded_weight.to(weight.scalar_type()), folded_bias.to(weight.scalar_type())};
+  return {folded_weight, folded_bias.to(weight.scalar_type())};
 }
 
 // Raises before `conv` where the input's rank is not the one for which BatchNorm was folded.
