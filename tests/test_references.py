@@ -218,6 +218,33 @@ def test_convolution_as_networks_have_them(kernel: int, depthwise: bool) -> None
     compare(exact=True)
 
 
+def test_bias_is_rounded_as_the_kernel_does(engine: str) -> None:
+    """Sums cancel the bias down to a few steps, so that each unit of it is seen."""
+    if engine != "qnnpack":
+        pytest.skip("only qnnpack rounds it before it adds")
+    r = Random(0)
+    x_scale, weight_scale = float(torch.tensor(0.0061922697)), float(torch.tensor(0.00153))
+    product = torch.tensor(x_scale) * torch.tensor(weight_scale)
+    biases = r.floats(500_000, 0.5, 2)
+    # Where a quotient and a product with the inverse round to different integers.
+    differ = torch.round(biases / product) != torch.round(biases * (1 / product))
+    bias = biases[differ][:64]
+    assert len(bias) == 64
+    steps = torch.round(bias / product).long()
+    whole, rest = steps // (255 * 127), steps % (255 * 127)
+    full = torch.where(torch.arange(12) < whole[:, None], -127, 0)
+    ones = torch.stack([(rest % 255 - 127 * i).clamp(0, 127) for i in range(3)], 1)
+    integers = torch.cat([full, -(rest // 255)[:, None], -ones], 1)
+    weight = torch.quantize_per_tensor(integers * weight_scale, weight_scale, 0, torch.qint8)
+    values = torch.tensor([[255] * 13 + [1] * 3], dtype=torch.uint8)
+    flat = torch._make_per_tensor_quantized_tensor(values, x_scale, 0)
+    packed = q.linear_prepack(weight, bias)
+    expected = q.linear(flat, packed, float(product), 128)
+    actual = unit().linear(flat, *parts(weight), bias, float(product), 128, False)
+    assert torch.equal(actual.int_repr(), expected.int_repr())
+    assert (expected.int_repr().int() - 128).abs().max() <= 2
+
+
 @pytest.mark.parametrize("relu", [False, True])
 def test_linear(relu: bool) -> None:
     @each

@@ -121,7 +121,7 @@ constexpr const char* kQnnpackRequantize = R"(
 def requantize(sums: Tensor, x_scale: Tensor, weight_scale: Tensor, bias: Tensor,
                scale: Tensor, zero_point: int, in_tiles: bool) -> Tensor:
     product = x_scale * weight_scale
-    biased = (sums + torch.round(bias / product)).float()
+    biased = (sums + torch.round(bias * inverse(product))).float()
     return torch.round(biased * (product * inverse(scale))) + zero_point
 )";
 
