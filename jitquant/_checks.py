@@ -146,6 +146,16 @@ def needs_calibration(prepared: torch.jit.ScriptModule) -> bool:
     return any(needs_data(observer) for observer in activation_observers(prepared))
 
 
+def check_own_biases(state: _state.State, function: str) -> None:
+    """Raise if correct_bias changed a prepared model that is to say what is right."""
+    if state.bias_corrected:
+        raise JitQuantValueError(
+            f"{function}: correct_bias changed the biases of the prepared model, so what it gives "
+            "in float is not what the float model gives. Give the float model, or the prepared one "
+            "from before correct_bias."
+        )
+
+
 def check_prepared_by(model: torch.jit.ScriptModule, prepare: str, function: str) -> None:
     """Raise if the other one of prepare_jit and prepare_dynamic_jit prepared `model`."""
     if _state.read(model) is None:

@@ -16,10 +16,12 @@ def equalize_jit(
 
     Channel i between two layers is divided by sqrt(max|w_i| / max|v_i|), where w_i are the weights
     that give it and v_i those that take it: what Nagel et al. 2019 (arXiv 1906.04721) call
-    cross-layer equalization. It helps where a weight has one scale and channels of very different
-    ranges, as depthwise convolutions in models for qnnpack; measure it, since it moves the ranges
-    of activations too. Between the layers (convolutions, transposed ones, linear) may be
-    relu, leaky_relu, prelu, pooling, zero padding, and the global pooling in front of a linear
+    cross-layer equalization. No bias grows beyond the layer's largest one by it (times the median
+    factor, where all grow), so that a channel with tiny weights and a bias does not take the
+    activation's range from the others. It helps where a weight has one scale and channels of very
+    different ranges, as depthwise convolutions in models for qnnpack; measure it, since it moves
+    the ranges of activations too. Between the layers (convolutions, transposed ones, linear) may
+    be relu, leaky_relu, prelu, pooling, zero padding, and the global pooling in front of a linear
     layer. No other op may read the values between them, and nothing else their weights.
 
     Args:
@@ -47,8 +49,8 @@ def equalize_jit(
     if pairs == 0:
         raise JitQuantValueError(
             "equalize_jit: the model has no two convolutions or linear layers with only relu, "
-            f"leaky_relu, prelu, pooling or zero padding between them.{_bounded(bounded)} Quantize "
-            "the model as it is."
+            "leaky_relu, prelu, pooling or zero padding between them, of which nothing else reads "
+            f"the weights or the values between.{_bounded(bounded)} Quantize the model as it is."
         )
     return _finish(_checks.as_model(result), checked, inplace)
 

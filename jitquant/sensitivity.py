@@ -1,5 +1,6 @@
 """Which op costs how much accuracy: the loss when it alone is int8, and when it alone is float."""
 
+import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +89,8 @@ def sensitivity(
     Raises:
         JitQuantTypeError: prepared is not a ScriptModule; data gives no batches; metric cannot be
             called, or gives no number.
-        JitQuantValueError: prepared was not prepared; data is empty; no op is int8.
+        JitQuantValueError: prepared was not prepared, or changed by correct_bias; data is empty; no
+            op is int8; a loss is NaN; forward gives no floating-point values, without a metric.
         JitQuantError: see `convert_jit`.
     """
     checked = _checks.check_script_module(prepared, "sensitivity")
@@ -133,6 +135,7 @@ class Trials:
                 f"got {type(metric).__name__}."
             )
         self._state = _checks.check_prepared(prepared, function)
+        _checks.check_own_biases(self._state, function)
         self._prepared = prepared
         self._metric = metric or noise_to_signal
         self._batches = list(_batches.batches_of(data, function))
@@ -141,6 +144,12 @@ class Trials:
         self._forward = [i for i, op in enumerate(self.ops) if op.method == "forward"]
         self.units = self._find_units()
         self._references = self._outputs(self._emulate(self.units).module)
+        for number, reference in enumerate(self._references if metric is None else ()):
+            if not any(each.numel() for each in _tensors(reference)):
+                raise JitQuantValueError(
+                    f"{function}: for batch {number} forward gives no floating-point values, but "
+                    f"{_batches.described(reference)}. Give a metric for such outputs."
+                )
 
     def loss(self, left_float: Collection[int]) -> float:
         """Of int8 with these ops left float."""
@@ -189,6 +198,10 @@ class Trials:
         losses = []
         for reference, output in zip(self._references, self._outputs(module), strict=True):
             loss = self._metric(reference, output)
+            if isinstance(loss, str):
+                raise JitQuantTypeError(
+                    f"{self._function}: metric must return a number, got the string {loss!r}."
+                )
             try:
                 losses.append(float(loss))
             except (TypeError, ValueError, RuntimeError) as error:
@@ -196,6 +209,12 @@ class Trials:
                     f"{self._function}: metric must return a number, got "
                     f"{_batches.described(loss)}."
                 ) from error
+            if math.isnan(losses[-1]):
+                raise JitQuantValueError(
+                    f"{self._function}: the loss of batch {len(losses) - 1} is nan. Look at the "
+                    "batch, at what the float model gives for it, and at your metric if you gave "
+                    "one."
+                )
         return sum(losses) / len(losses)
 
 

@@ -81,10 +81,46 @@ def test_twice_changes_nothing_more() -> None:
         torch.testing.assert_close(a, b, rtol=2e-3, atol=0)
 
 
+def test_a_nearly_dead_channel_does_not_take_the_range_of_the_others() -> None:
+    """Its bias, which would grow 1400 times, stays near the largest one; the median factor is 1.1."""
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    model, x = scripted(module), sample(4, 3, 8, 8)
+    with torch.no_grad():
+        model.state_dict()["0.weight"][4] *= 1e-8
+        model.state_dict()["0.bias"][4] = 0.3
+    largest = float(model.state_dict()["0.bias"].abs().max())
+    result = jitquant.equalize_jit(model)
+    assert 0 < float(result.state_dict()["0.bias"][4]) <= 2 * largest
+    qconfig = {"": jitquant.get_default_qconfig()}
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(result(x), expected, rtol=1e-4, atol=1e-5)
+        plain, equal = (
+            jitquant.quantize_jit(each, qconfig, lambda prepared: prepared(x))(x)
+            for each in (model, result)
+        )
+    # Half a bit: the largest value of the activation may be that of the channel now.
+    assert sqnr(expected, equal) > sqnr(expected, plain) - 3
+
+
+def test_biases_grow_where_all_channels_do() -> None:
+    """Layers that differ by one factor, 100, meet in the middle, as without biases."""
+    module = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model = scripted(module)
+    with torch.no_grad():
+        state = model.state_dict()
+        state["0.weight"].copy_(torch.eye(4))
+        state["2.weight"].copy_(100 * torch.eye(4))
+    result = jitquant.equalize_jit(model).state_dict()
+    torch.testing.assert_close(result["0.weight"], 10 * torch.eye(4))
+    torch.testing.assert_close(result["0.bias"], 10 * state["0.bias"])
+
+
 RELU6 = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU6(), nn.Conv2d(4, 2, 1))
 NO_LAYERS = (
     "equalize_jit: the model has no two convolutions or linear layers with only relu, leaky_relu, "
-    "prelu, pooling or zero padding between them."
+    "prelu, pooling or zero padding between them, of which nothing else reads the weights or the "
+    "values between."
 )
 
 

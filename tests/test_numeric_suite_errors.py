@@ -1,10 +1,12 @@
 """numeric_suite: sums of errors, exact on tensors made by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from jitquant import JitQuantTypeError, JitQuantValueError
 from jitquant.numeric_suite import sqnr
 from jitquant.numeric_suite.errors import ErrorSum
 
@@ -63,3 +65,27 @@ def test_another_number_of_channels_makes_it_one_value() -> None:
     errors.add(torch.ones(1, 3), torch.zeros(1, 3))
     assert errors.errors(per_channel=True).channels == ()
     assert (errors.errors().count, errors.errors().sqnr) == (5, 0.0)
+
+
+def test_where_nothing_is_finite_nothing_is_said() -> None:
+    errors = ErrorSum(axis=None)
+    errors.add(torch.full((3,), math.nan), torch.zeros(3))
+    result = errors.errors()
+    assert (result.count, result.not_finite) == (0, 3)
+    values = (result.sqnr, result.channel_sqnr, result.max_abs_error, result.cosine)
+    assert all(map(math.isnan, values))
+    assert result.damage == math.inf
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "error", "message"),
+    [
+        (torch.ones(3, 1), torch.ones(1, 3), JitQuantValueError, r"\(3, 1\) and \(1, 3\)"),
+        ([1.0], torch.ones(1), JitQuantTypeError, "two tensors, got list and Tensor"),
+    ],
+)
+def test_sqnr_takes_tensors_of_one_shape(
+    expected: Any, actual: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        sqnr(expected, actual)

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 import jitquant
 from jitquant import JitQuantError, JitQuantTypeError, JitQuantValueError
-from jitquant.numeric_suite import compare_ops
+from jitquant.numeric_suite import compare_ops, compare_outputs
 from tests.ir import FIXED, scripted
 from tests.numeric_suite import (
     Two,
     X,
+    prepared_of,
     quantized_of,
     two_layers,
 )
@@ -128,3 +129,49 @@ def test_files_of_which_the_graph_does_not_fit_the_record(
     with pytest.raises(JitQuantError) as caught:
         compare_ops(two, int8, X)
     assert str(caught.value) == message
+
+
+def test_a_prepared_model_with_corrected_biases_says_nothing_of_what_is_right() -> None:
+    model, data = (
+        scripted(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))),
+        [torch.rand(8, 4)],
+    )
+    corrected = jitquant.correct_bias(prepared_of(model, data), data)
+    int8 = jitquant.convert_jit(corrected)
+    message = "correct_bias changed the biases of the prepared model.*Give the float model"
+    with pytest.raises(JitQuantValueError, match=f"compare_outputs: {message}"):
+        compare_outputs(corrected, int8, data)
+    with pytest.raises(JitQuantValueError, match=f"sensitivity: {message}"):
+        jitquant.sensitivity(corrected, data, progress=False)
+    assert compare_outputs(model, int8, data).ops
+
+
+class Remembers(nn.Module):
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(x) + self.seen
+        self.seen.copy_(y.mean(0))
+        return y
+
+
+def test_the_state_of_both_models_stays() -> None:
+    model, data = scripted(Remembers()), [torch.rand(4, 4) for _ in range(2)]
+    int8 = jitquant.convert_jit(prepared_of(model, data), preserved_attrs=["seen"])
+    before = model.seen.clone()
+    first, second = (compare_outputs(model, int8, data) for _ in range(2))
+    assert first == second
+    assert torch.equal(model.seen, before) and torch.equal(int8.seen, before)
+
+
+def test_a_table_says_how_many_values_were_left_out() -> None:
+    model, data = scripted(nn.Linear(2, 2)), [torch.rand(2, 2)]
+    int8 = quantized_of(model, data)
+    result = compare_outputs(model, int8, [torch.full((2, 2), torch.nan)])
+    assert "not finite in the float model" in str(result)
+    assert "inf" not in str(result)

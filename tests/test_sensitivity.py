@@ -216,12 +216,47 @@ def test_noise_to_signal_counts_all_tensors() -> None:
             jitquant.JitQuantTypeError,
             r"metric must return a number, got a float32 tensor \(2, 5\)",
         ),
+        (
+            ([torch.ones(2, 3, 8, 8)], lambda _, y: "0.1"),
+            jitquant.JitQuantTypeError,
+            "metric must return a number, got the string '0.1'",
+        ),
+        (
+            ([torch.full((2, 3, 8, 8), torch.nan)],),
+            jitquant.JitQuantValueError,
+            "sensitivity: the loss of batch 0 is nan",
+        ),
+        (
+            ([torch.ones(2, 3, 8, 8), torch.ones(0, 3, 8, 8)],),
+            jitquant.JitQuantValueError,
+            r"for batch 1 forward gives no floating-point values, but a float32 tensor \(0, 5\)",
+        ),
     ],
 )
 def test_bad_arguments(arguments: Any, error: type[Exception], message: str) -> None:
     prepared = _prepared(PlainNet(), _data(2, 3, 8, 8))
     with pytest.raises(error, match=message):
         jitquant.sensitivity(prepared, *arguments, progress=False)
+
+
+def test_integers_need_a_metric() -> None:
+    class Chooses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.fc(x)
+            return y.argmax(-1)
+
+    data = _data(2, 4)
+    prepared = _prepared(Chooses(), data)
+    with pytest.raises(jitquant.JitQuantValueError, match="Give a metric for such outputs"):
+        jitquant.sensitivity(prepared, data, progress=False)
+    other = jitquant.sensitivity(
+        prepared, data, lambda a, b: float((a != b).float().mean()), progress=False
+    )
+    assert len(other.ops) == 1
 
 
 def test_a_model_that_was_not_prepared_is_refused() -> None:

@@ -15,10 +15,17 @@
 // Nagel et al. 2019 (arXiv 1906.04721), section 4.1. A layer in the middle is scaled on both sides,
 // so the pairs are visited in turn until no factor changes by more than 0.1 %. Factors are kept in
 // float64 and applied once.
+//
+// The bias of a channel grows with its weights. Where those are tiny and the bias is not (a channel
+// that is nearly constant), it would take the range of the activation from all others. So no bias
+// grows beyond the layer's largest one, times the median of the factors if they grow all together.
+// Section 4.1.3 of the paper moves such biases into the next layer instead, which is exact only
+// where relu never clips.
 
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 #include <unordered_map>
 
 #include "ir_util.h"
@@ -43,6 +50,7 @@ struct Layer {
   int64_t groups;
   Tensor weight;      // as it is
   Tensor magnitudes;  // (groups, inputs / groups, outputs / groups) float64: greatest |w|
+  Tensor bias;        // (outputs,) float64: |b|
   Tensor input_factor, output_factor;  // (inputs,) and (outputs,) float64
 
   // A weight of this layer as (groups, inputs / groups, outputs / groups, kernel).
@@ -55,6 +63,14 @@ struct Layer {
   // Greatest |w| of each channel, with the factors so far.
   Tensor inputRange() const { return (magnitudes * byOutput()).amax(2).flatten() * input_factor; }
   Tensor outputRange() const { return (magnitudes * byInput()).amax(1).flatten() * output_factor; }
+
+  // (outputs,): these factors of outputs, but none that makes a bias too large.
+  Tensor withinBias(const Tensor& factors) const {
+    const double largest = bias.max().item<double>();
+    const double common = std::max(1.0, factors.median().item<double>());
+    const Tensor highest = at::where(bias > 0, largest * common / bias, HUGE_VAL);
+    return at::minimum(factors, highest);
+  }
 
   Tensor scaledWeight() const {
     const Tensor factors = (byInput() * byOutput()).unsqueeze(3);
@@ -70,7 +86,8 @@ std::optional<Layer> readLayer(const WeightUses& uses, const WeightReaders& read
   const Node* first = uses.layers[0];
   const auto weight = constantTensor(first->input(1), module);
   if (!weight || weight->scalar_type() != at::kFloat || weight->numel() == 0) return std::nullopt;
-  if (!isNone(first->input(2)) && !constantTensor(first->input(2), module)) return std::nullopt;
+  const auto bias = constantTensor(first->input(2), module);
+  if (!isNone(first->input(2)) && !bias) return std::nullopt;
   const bool is_linear = first->kind() == c10::aten::linear;
   const auto groups = is_linear ? 1.0 : constantNumber(first->input(6));
   if (!groups || weight->dim() < 2) return std::nullopt;
@@ -81,12 +98,15 @@ std::optional<Layer> readLayer(const WeightUses& uses, const WeightReaders& read
     if (!alike) return std::nullopt;
   }
   if (readers.hasOthers(uses)) return std::nullopt;
-  Layer layer{&uses, isConvTranspose(first), static_cast<int64_t>(*groups), *weight, {}, {}, {}};
+  Layer layer{&uses, isConvTranspose(first), static_cast<int64_t>(*groups), *weight, {}, {}, {},
+              {}};
   const Tensor magnitudes = layer.grouped(weight->detach().abs()).amax(3).to(at::kDouble);
   if (!magnitudes.isfinite().all().item<bool>()) return std::nullopt;
   layer.magnitudes = magnitudes;
   layer.input_factor = at::ones({magnitudes.size(0) * magnitudes.size(1)}, at::kDouble);
   layer.output_factor = at::ones({magnitudes.size(0) * magnitudes.size(2)}, at::kDouble);
+  layer.bias = bias ? bias->detach().abs().to(at::kDouble) : at::zeros_like(layer.output_factor);
+  if (!layer.bias.isfinite().all().item<bool>()) return std::nullopt;
   return layer;
 }
 
@@ -122,8 +142,10 @@ bool clipsAtZeroAndAbove(const Node* activation) {
 double equalizePair(Layer& giver, Layer& taker) {
   const Tensor given = giver.outputRange(), taken = taker.inputRange();
   const Tensor live = (given > 0).logical_and(taken > 0);
-  const Tensor factor = at::where(live, (given / taken).sqrt(), at::ones_like(given));
-  giver.output_factor = giver.output_factor / factor;
+  const Tensor wanted = at::where(live, (given / taken).sqrt(), at::ones_like(given));
+  const Tensor output_factor = giver.withinBias(giver.output_factor / wanted);
+  const Tensor factor = giver.output_factor / output_factor;
+  giver.output_factor = output_factor;
   taker.input_factor = taker.input_factor * factor;
   return factor.log().abs().max().item<double>();
 }

@@ -1,5 +1,6 @@
 """Both models run on the same batches, and their values side by side."""
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -65,8 +66,9 @@ class Runs:
         self.batches = 0
         floats = models.inspect_float().watch(scripted_tap())
         quantized = models.inspect_quantized().watch(scripted_tap())
-        self._float = _checks.as_model(floats.module)
-        self._quantized = _checks.as_model(quantized.module)
+        # Copies: a run may move the state of a model.
+        self._float = copy.deepcopy(_checks.as_model(floats.module))
+        self._quantized = copy.deepcopy(_checks.as_model(quantized.module))
         self._places = self._find(floats.values, quantized.values)
         found = {place.value.site for place in self._places}
         tensors = {each.record for each in floats.values}

@@ -98,6 +98,7 @@ class Models:
         state = _state.read(self.float_model)
         methods = [name for name in self._methods if self.float_model._c._has_method(name)]
         if state is not None and state.stage == "prepared":
+            _checks.check_own_biases(state, self.function)
             records = [record for record in state.records() if record.method in methods]
             return _C.inspect_prepared(self.float_model._c, methods, records)
         if state is not None:

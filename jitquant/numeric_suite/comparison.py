@@ -90,6 +90,9 @@ class Comparison:
         headers = ["module", "op", "runs in", "SQNR (dB)", "by channel (dB)"]
         headers += ["max error", "mean error", "cosine"]
         lines = [_TITLES[self.what], "", table(headers, rows)]
+        not_finite = sum(each.errors.not_finite for each in self.ops)
+        if not_finite:
+            lines += ["", f"left out: {not_finite} values that are not finite in the float model"]
         if self.unmatched:
             reasons = Counter(f"{each.op}: {each.reason}" for each in self.unmatched)
             lines += ["", f"{len(self.unmatched)} not compared:"]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jitquant.errors import JitQuantTypeError, JitQuantValueError
+
 __all__ = ["ChannelError", "ErrorSum", "Errors", "sqnr"]
 
 _CHANNEL_LIMIT = 100.0
@@ -15,7 +17,20 @@ def sqnr(expected: Tensor, actual: Tensor) -> float:
     """Signal to quantization noise ratio in dB: 20 log10(||expected|| / ||expected - actual||).
 
     inf where both are equal, -inf where only expected is zero. The tensors may be quantized.
+
+    Raises:
+        JitQuantTypeError: an argument is no tensor.
+        JitQuantValueError: their shapes differ.
     """
+    if not (isinstance(expected, Tensor) and isinstance(actual, Tensor)):
+        raise JitQuantTypeError(
+            f"sqnr takes two tensors, got {type(expected).__name__} and {type(actual).__name__}."
+        )
+    if expected.shape != actual.shape:
+        raise JitQuantValueError(
+            f"sqnr takes tensors of equal shape, got {tuple(expected.shape)} and "
+            f"{tuple(actual.shape)}."
+        )
     expected, actual = _float(expected), _float(actual)
     return _decibels(float((expected**2).sum()), float(((expected - actual) ** 2).sum()))
 
@@ -44,7 +59,7 @@ class Errors:
     Attributes:
         count: how many elements were compared; those that are not finite in the float model are
             left out.
-        not_finite: how many were left out.
+        not_finite: how many were left out. If that is all, what follows is NaN.
         sqnr: in dB, see the function `sqnr`.
         channel_sqnr: in dB, the mean over the channels of their SQNR, each within -100 to 100 dB,
             channels of zeros left out. It shows a channel whose large values hide from `sqnr` what
@@ -106,6 +121,9 @@ class ErrorSum:
 
     def errors(self, per_channel: bool = False) -> Errors:
         """All pairs so far; per_channel gives `Errors.channels` too."""
+        if self._count == 0:
+            nan = math.nan
+            return Errors(0, self._not_finite, nan, nan, nan, nan, nan)
         signal, error, absolute, product, other = (float(each) for each in self._sums.sum(1))
         largest = float(self._largest[0].max()) if self._largest.numel() else 0.0
         whole = _decibels(signal, error)
@@ -121,7 +139,7 @@ class ErrorSum:
             sqnr=whole,
             channel_sqnr=sum(known) / len(known) if len(channels) > 1 and known else whole,
             max_abs_error=largest,
-            mean_abs_error=absolute / self._count if self._count else 0.0,
+            mean_abs_error=absolute / self._count,
             cosine=_cosine(product, signal, other),
             channels=tuple(channels) if per_channel and len(channels) > 1 else (),
         )

@@ -138,3 +138,17 @@ def test_dtype_that_calibration_saw_becomes_the_reason() -> None:
     prepared(torch.ones(2, dtype=torch.float64))
     converted = convert_jit(prepared)
     assert reasons(converted) == [("aten::add", "its input 'x' is Double, not float32")]
+
+
+def test_a_scale_that_a_file_would_hold_as_an_integer() -> None:
+    """2.7e11: TorchScript writes it without a point."""
+    model = scripted(Wrap())
+    model.body[0].bias.data[0] = 7e13
+    prepared = prepare_jit(model, {"": default_qconfig})
+    prepared(torch.ones(1, 2))
+    message = (
+        r"the values of the output of aten::linear in 'body\.0' \(test_collect_observers\.py:\d+\) "
+        r"span more than 1\.1e\+12, and a TorchScript file cannot keep so large a scale\."
+    )
+    with pytest.raises(JitQuantError, match=message):
+        convert_jit(prepared)
