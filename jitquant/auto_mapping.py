@@ -145,7 +145,7 @@ def auto_mapping(
         qconfig_dict: what `prepare_jit` takes; ops that it leaves float stay float. None is the
             default qconfig for all ops.
         metric: see `sensitivity`; what ops are ranked by.
-        preserved_attrs: see `convert_jit`.
+        preserved_attrs: see `convert_jit`. Not methods with int8 ops: only forward is calibrated.
         progress: show bars, if stderr is a terminal.
 
     Returns:
@@ -154,7 +154,8 @@ def auto_mapping(
 
     Raises:
         JitQuantTypeError: evaluate cannot be called or gives no number; max_drop is no number.
-        JitQuantValueError: max_drop is negative; evaluate gave NaN; and see `prepare_jit`,
+        JitQuantValueError: max_drop is negative; evaluate gave NaN; preserved_attrs names a method
+            with int8 ops; and see `prepare_jit`,
             `calibrate`, `sensitivity`.
         JitQuantError: the score is too low even with all ops float; and see `prepare_jit`,
             `calibrate` and `convert_jit`.
@@ -164,6 +165,7 @@ def auto_mapping(
     mapping = as_mapping({"": get_default_qconfig()} if qconfig_dict is None else qconfig_dict)
     batches = list(data)
     prepared = prepare_jit(checked, mapping)
+    kept = _kept(prepared, preserved_attrs)
     calibrate(prepared, map(_batches.copied, batches), progress=progress)
     rules = FloatRules(mapping, checked, prepared)
     float_score = _score(evaluate, checked, "float model")
@@ -176,7 +178,7 @@ def auto_mapping(
         by_mapping = prepared
         if indices:
             by_mapping = _prepared_by(rules.leaving(indices), checked, batches)
-        converted = _converted(by_mapping, preserved_attrs, is_first=not trials)
+        converted = _converted(by_mapping, kept, is_first=not trials)
         score = _score(evaluate, converted, f"model of trial {len(trials) + 1}")
         trials.append(Trial(tuple(indices), score, score >= float_score - max_drop))
         models.setdefault("all int8", converted)
@@ -247,6 +249,21 @@ def _check_arguments(evaluate: object, max_drop: object, data: object) -> None:
     if not max_drop >= 0:
         raise JitQuantValueError(f"auto_mapping: max_drop must be 0 or more, got {max_drop}.")
     _batches.check_iterable(data, "auto_mapping")
+
+
+def _kept(prepared: torch.jit.ScriptModule, preserved_attrs: Iterable[str] | None) -> list[str]:
+    """The names in preserved_attrs; raises for a method with int8 ops, which nothing calibrates."""
+    methods, attributes = _checks.check_preserved_attrs(prepared, preserved_attrs)
+    ops = coverage(prepared).int8
+    for method in methods[1:]:
+        if any(op.method == method for op in ops):
+            raise JitQuantValueError(
+                f"auto_mapping: the method {method!r} has ops that will be int8, and data "
+                "calibrate forward only. Search without it; then prepare_jit(model, "
+                f"found.mapping), run forward and {method} on samples, and "
+                f"convert_jit(prepared, preserved_attrs=[{method!r}])."
+            )
+    return methods[1:] + attributes
 
 
 def _score(evaluate: Evaluate, model: torch.jit.ScriptModule, what: str) -> float:

@@ -481,3 +481,25 @@ def test_only_the_first_model_warns_of_what_it_drops() -> None:
     assert len(found.trials) > 1
     assert [each.category for each in caught].count(jitquant.DroppedWarning) == 1
     assert not [each for each in caught if each.category is jitquant.FloatWarning]
+
+
+def test_a_method_that_needs_calibration_cannot_be_kept() -> None:
+    class Encodes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        @torch.jit.export
+        def encode(self, x: Tensor) -> Tensor:
+            y: Tensor = self.fc1(x)
+            return y
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.fc2(torch.relu(self.encode(x)))
+            return y
+
+    model, data = _script(Encodes()), _data(2, 4)
+    with pytest.raises(jitquant.JitQuantValueError, match="'encode' has ops that will be int8"):
+        jitquant.auto_mapping(
+            model, data, lambda _: 1.0, max_drop=0, preserved_attrs=["encode"], progress=False
+        )
