@@ -6,6 +6,7 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/jit/api/module.h>
 
+#include "dynamic.h"
 #include "error.h"
 #include "float_ops.h"
 #include "ir_util.h"
@@ -227,6 +228,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("supported_ops", &supportedOps);
   m.def("engines", &engines);
   m.def("float_ops", &floatOps);
+  m.attr("FLOAT16_WEIGHT") = kFloat16Weight;
   m.attr("NEVER_RAN") = kNeverRan;
   m.def(
       "convert",

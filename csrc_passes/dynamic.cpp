@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "float_ops.h"
 #include "ir_util.h"
 #include "recurrent.h"
 #include "tables.h"
@@ -64,7 +65,7 @@ jit::Value* unrounded(jit::Value* rounded) { return rounded->node()->input(0)->n
 
 std::string whyNotDynamic(const Node* node, int64_t qconfig, const Program& program) {
   const DynamicRow* dynamic = dynamicRow(node, qconfig, program);
-  if (dynamic == nullptr) return "its qconfig is dynamic, which is for layers with weights";
+  if (dynamic == nullptr) return kOnlyLayers;
   const OpRow& row = *findRow(node);
   if (row.filter != nullptr) {
     std::string reason = row.filter(node, program.module);

@@ -40,7 +40,8 @@ std::vector<FloatOp> makeFloatOps() {
       {"aten::rsub", at_run_time},
       {"aten::addmm",
        "it is no linear layer: its matrix is computed at run time, what it adds is no bias, or its "
-       "alpha or beta is not 1"},
+       "alpha or beta is not 1",
+       true},
       {"aten::stack", list},
       {"aten::hstack", by_rank},
       {"aten::vstack", by_rank},
@@ -52,7 +53,7 @@ std::vector<FloatOp> makeFloatOps() {
                                   ", and loses that layout"},
       {"aten::sigmoid", slower("up to 1.6")},
       {"aten::gelu", slower("1.3 to 1.6")},
-      {"aten::prelu", "its int8 kernel is wrong for more than one slope, and not faster"},
+      {"aten::prelu", no_gain},
       {"aten::softmax", no_gain},
       {"aten::matmul", no_gain},
       {"aten::mm", no_gain},
@@ -72,17 +73,20 @@ std::vector<FloatOp> makeFloatOps() {
       {"aten::std", no_gain},
       {"aten::embedding", look_up},
       {"aten::embedding_bag", look_up},
-      {"aten::lstm_cell", kOnlyDynamic},
-      {"aten::gru_cell", kOnlyDynamic},
-      {"aten::rnn_tanh_cell", kOnlyDynamic},
-      {"aten::rnn_relu_cell", kOnlyDynamic},
-      {"aten::quantize_per_tensor", before},
-      {"aten::quantize_per_tensor_dynamic", before},
-      {"aten::quantize_per_channel", before},
-      {"aten::dequantize", before},
-      {"aten::fake_quantize_per_tensor_affine", before},
-      {"aten::fake_quantize_per_channel_affine", before},
-      {"aten::fused_moving_avg_obs_fake_quant", before},
+      {"aten::lstm_cell", kOnlyDynamic, true},
+      {"aten::gru_cell", kOnlyDynamic, true},
+      {"aten::rnn_tanh_cell", kOnlyDynamic, true},
+      {"aten::rnn_relu_cell", kOnlyDynamic, true},
+      {"aten::rnn_tanh", no_kernel, true},
+      {"aten::rnn_relu", no_kernel, true},
+      {"aten::tensordot", no_kernel, true},
+      {"aten::quantize_per_tensor", before, true},
+      {"aten::quantize_per_tensor_dynamic", before, true},
+      {"aten::quantize_per_channel", before, true},
+      {"aten::dequantize", before, true},
+      {"aten::fake_quantize_per_tensor_affine", before, true},
+      {"aten::fake_quantize_per_channel_affine", before, true},
+      {"aten::fused_moving_avg_obs_fake_quant", before, true},
   };
   for (const char* name : {"abs",
                            "adaptive_max_pool1d",
@@ -126,8 +130,6 @@ std::vector<FloatOp> makeFloatOps() {
                            "replication_pad1d",
                            "replication_pad2d",
                            "replication_pad3d",
-                           "rnn_relu",
-                           "rnn_tanh",
                            "roll",
                            "round",
                            "rsqrt",
@@ -161,18 +163,20 @@ const std::vector<FloatOp>& floatOps() {
   return *ops;
 }
 
-std::string whyFloatOp(const jit::Node* node, const jit::Module& module) {
+std::string whyFloatOp(const jit::Node* node, const jit::Module& module, bool is_dynamic) {
   if (isConvTranspose(node)) {
     const std::string reason = whyNotConvolution(node, module);
     return reason.empty() ? "its qconfig is None" : reason;
   }
   const std::string kind = node->kind().toQualString();
   for (const FloatOp& op : floatOps()) {
-    if (op.name == kind) return op.reason;
+    if (op.name != kind) continue;
+    return is_dynamic && !op.of_any_qconfig ? kOnlyLayers : op.reason;
   }
   const c10::FunctionSchema* schema = node->maybeSchema();
   const bool writes = kind.back() == '_' && schema != nullptr && schema->is_mutable();
-  return writes ? "it writes memory in place that others read" : "no int8 form of " + kind;
+  if (writes) return "it writes memory in place that others read";
+  return is_dynamic ? kOnlyLayers : "no int8 form of " + kind;
 }
 
 }  // namespace jitquant

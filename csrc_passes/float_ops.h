@@ -10,8 +10,9 @@
 namespace jitquant {
 
 struct FloatOp {
-  std::string name;    // "aten::softmax"
-  std::string reason;  // in words, "its int8 kernel ..."
+  std::string name;             // "aten::softmax"
+  std::string reason;           // in words, "its int8 kernel ..."
+  bool of_any_qconfig = false;  // the reason holds with a dynamic one too
 };
 
 const std::vector<FloatOp>& floatOps();
@@ -20,7 +21,10 @@ const std::vector<FloatOp>& floatOps();
 inline constexpr const char* kOnlyDynamic =
     "torch's int8 form computes its scales at run time: a dynamic qconfig makes it int8";
 
-// Why an op without a row in the op table stays float.
-std::string whyFloatOp(const jit::Node* node, const jit::Module& module);
+inline constexpr const char* kOnlyLayers =
+    "its qconfig is dynamic, which is for layers with weights";
+
+// Why an op without a row in the op table stays float, with a dynamic qconfig or another.
+std::string whyFloatOp(const jit::Node* node, const jit::Module& module, bool is_dynamic);
 
 }  // namespace jitquant

@@ -109,6 +109,9 @@ std::string termIsConstant(const Node* node, const jit::Module& module) {
 
 std::string listIsBuiltForIt(const Node* node, const jit::Module&) {
   const Value* list = node->input(0);
+  if (findRow(list->node()) != nullptr) {
+    return std::string("its list is the result of ") + list->node()->kind().toQualString();
+  }
   if (list->node()->kind() != c10::prim::ListConstruct) return "its list is built at run time";
   if (!hasOneUse(list)) return "its list has another user";
   return list->node()->inputs().empty() ? "its list is empty" : "";
@@ -150,9 +153,12 @@ std::string dividesByWindow(const Node* node, const jit::Module&) {
 
 // Measured by benchmarks/int8_ops.py, as in float_ops.cpp. Two numbers reflect the last dimension
 // only, which torch does for inputs of up to 3 dimensions.
-std::string reflectsSignal(const Node* node, const jit::Module&) {
+std::string reflectsSignal(const Node* node, const jit::Module& module) {
   const auto mode = jit::toIValue(node->input(2));
-  const auto pads = constantInts(node->input(1));
+  auto pads = constantInts(node->input(1));
+  // The padding of a scripted convolution is an attribute.
+  const auto attribute = constantOrAttribute(node->input(1), module);
+  if (!pads && attribute && attribute->isIntList()) pads = attribute->toIntVector();
   if (!mode || !pads) return "its mode or its numbers are computed at run time";
   const std::string name = mode->toStringRef();
   if (name == "reflect" && pads->size() == 2) return "";

@@ -45,7 +45,7 @@ class Lister {
     if (lists(block->inputs())) return;
     for (Node* node : block->nodes()) {
       if (lists(node->outputs())) return;
-      if (first != nullptr || !draft_.isStatic(node) || draft_.record(node).int8) continue;
+      if (first != nullptr || !draft_.isStatic(node)) continue;
       const auto tensor = std::find_if(node->outputs().begin(), node->outputs().end(), isTensor);
       if (tensor != node->outputs().end()) first = *tensor;
     }

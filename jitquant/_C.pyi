@@ -8,6 +8,7 @@ OBSERVER_PREFIX: str
 ARGUMENT_RECORDER: str
 LEFT_FLOAT: int
 NO_RULE: int
+FLOAT16_WEIGHT: str
 NEVER_RAN: str
 
 class OpRecord:

@@ -23,6 +23,8 @@ ARGUMENT_RECORDER: str = _C.ARGUMENT_RECORDER
 _PREFIX: str = _C.OBSERVER_PREFIX
 _WEIGHT_PREFIX = f"{_PREFIX}weight_"
 _DYNAMIC_PREFIX = f"{_PREFIX}dynamic_"
+_SUFFIX = re.compile(r"\.\d+$")
+"""What torch appends to names that a graph has more than once: "input.1"."""
 _FLOAT32 = 6
 """The code of the dtype that a scripted recorder of shapes has."""
 
@@ -53,7 +55,7 @@ def observed_value(model: torch.jit.ScriptModule, name: str) -> str:
                 continue
             producer = value.node()
             if producer.kind() == "prim::Param":
-                return f"the input {value.debugName()!r}"
+                return f"the input {_SUFFIX.sub('', value.debugName())!r}"
             line = re.search(r'File "(?:.*/)?([^"]+)", line (\d+)', producer.sourceRange())
             return f"the output of {producer.kind()}" + (f" ({line[1]}:{line[2]})" if line else "")
     raise AssertionError(f"nothing calls {name}")

@@ -169,7 +169,7 @@ def _prepare(
         shape_recorder(),
     )
     state = _new_state("prepared", result, engine, bits)
-    if not any(op.int8 for op in state.ops) and not any(map(is_dynamic, distinct)):
+    if not any(op.int8 or op.reason == _C.FLOAT16_WEIGHT for op in state.ops):
         _warn_of_float(f"{function}: none of {len(state.ops)} ops will be int8", state.ops, 4)
     _state.write(result.module, state)
     return _checks.as_model(result.module)
@@ -246,7 +246,7 @@ def _warn_of_float(what: str, ops: Sequence[_state.OpState], level: int) -> None
     reasons = Counter(f"{op.kind}: {op.reason}" for op in ops if not op.int8)
     shown = "".join(f"\n  {count} x {reason}" for reason, count in reasons.most_common(3))
     warnings.warn(
-        f"{what}; jitquant.coverage lists them all. Most often:{shown}",
+        f"{what}; jitquant.coverage lists them all. Most often:{shown}" if ops else f"{what}.",
         FloatWarning,
         stacklevel=level,
     )

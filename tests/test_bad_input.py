@@ -282,7 +282,7 @@ def test_no_calibration(debug: bool) -> None:
     prepared = jitquant.prepare_jit(scripted(ResidualNet()), QCONFIG)
     text = (
         "the prepared model was not calibrated: no observer saw any data. Run the model that "
-        "prepare_jit returned on sample inputs before convert_jit."
+        "prepare_jit returned on sample inputs that are not empty before convert_jit."
     )
     for inplace in (False, True):
         with refused(prepared, text, JitQuantError):

@@ -122,6 +122,20 @@ void giveFixedQParams(Program& program, const Method& method) {
   }
 }
 
+// Whether calibration gave nothing but numbers that are not floating point.
+bool anyObserverSawOthers(Program& program) {
+  for (Method& method : program.methods) {
+    for (Node* node : allNodes(*method.graph)) {
+      const auto name = observerCall(node);
+      if (name &&
+          !program.module.attr(*name).toModule().attr("seen_dtypes").toIntVector().empty()) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
 bool anyObserverRan(Program& program) {
   for (Method& method : program.methods) {
     for (Node* node : allNodes(*method.graph)) {
@@ -156,9 +170,14 @@ void removeAttributes(const jit::Module& module) {
 
 void collectObservers(Program& program) {
   if (needsCalibration(program) && !anyObserverRan(program)) {
+    if (anyObserverSawOthers(program)) {
+      throw UserError(
+          "calibration saw no floating point values, which alone can become int8: all that the "
+          "prepared model ran on were integers or booleans.");
+    }
     throw UserError(
         "the prepared model was not calibrated: no observer saw any data. Run the model that "
-        "prepare_jit returned on sample inputs before convert_jit.");
+        "prepare_jit returned on sample inputs that are not empty before convert_jit.");
   }
   for (Method& method : program.methods) {
     for (Node* node : allNodes(*method.graph)) {

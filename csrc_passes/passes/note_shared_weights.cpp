@@ -15,7 +15,7 @@
 
 #include "ir_util.h"
 #include "passes/passes.h"
-#include "plan.h"
+#include "plan_draft.h"
 #include "targets/target.h"
 
 namespace jitquant {
@@ -35,6 +35,9 @@ std::optional<at::Tensor> packedTensor(const Node* node, const Program& program)
   }
   return constantTensor(weight, program.module);
 }
+
+// What never ran is counted by how its reason ends.
+bool neverRan(const std::string& reason) { return reason.ends_with(kNeverRan); }
 
 }  // namespace
 
@@ -60,8 +63,10 @@ void noteSharedWeights(Program& program) {
         if (!weight || weight->dim() < 2) continue;
         const auto found = packed_for.find(weight->data_ptr());
         if (found == packed_for.end()) continue;
-        program.records[*index].reason +=
-            "; its weight is in the file twice, packed for " + found->second + " too";
+        const std::string twice =
+            "its weight is in the file twice, packed for " + found->second + " too";
+        std::string& reason = program.records[*index].reason;
+        reason = neverRan(reason) ? twice + "; " + reason : reason + "; " + twice;
       }
     }
   }

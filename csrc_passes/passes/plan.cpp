@@ -86,7 +86,7 @@ class Planner : private PlanDraft {
     if (qconfig == kNoTable) return kNoTableHere;
     if (qconfig >= 0 && isEmbedding(node)) return whyNotTable(node, qconfig, program);
     const OpRow* row = findRow(node);
-    if (row == nullptr) return whyFloatOp(node, program.module);
+    if (row == nullptr) return whyFloatOp(node, program.module, qconfig >= 0 && !isStatic(node));
     if (qconfig == kNoRule) return "no rule of its configuration matches it";
     if (qconfig < 0) return "its qconfig is None";
     if (isForTables(program.qconfigs[qconfig])) return kNoTableHere;

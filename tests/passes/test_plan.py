@@ -386,7 +386,7 @@ def test_sum_of_int8_values_before_a_softmax_is_int8() -> None:
         (ComputedFactor(), "aten::mul", "its factor is computed at run time"),
         (ZeroFactor(), "aten::mul", "its factor is zero, or too small or large for a scale"),
         (ComputedTerm(), "aten::add", "its second operand is computed at run time"),
-        (ComputedList(), "aten::cat", "its list is built at run time"),
+        (ComputedList(), "aten::cat", "its list is the result of aten::chunk"),
         (ListUsedAsWhole(), "aten::chunk", "its list is used as a whole"),
         (SharedList(), "aten::cat", "its list has another user"),
         (MeanOfDtype(), "aten::mean", "it changes the dtype"),
