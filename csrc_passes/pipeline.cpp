@@ -314,7 +314,8 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
     pipeline.run("note_values", {"use_references"}, noteValues);
     return finished();
   }
-  pipeline.run("note_values", {"restore_layout"}, noteValues);
+  pipeline.run("reuse_memory", {"restore_layout"}, reuseMemory);
+  pipeline.run("note_values", {"reuse_memory"}, noteValues);
   pipeline.run("fold_prepack", {"note_values"}, foldPrepack);
   pipeline.run("freeze", {"fold_prepack"}, [&](Program& program) { freeze(program, preserved); });
   return finished();

@@ -82,6 +82,7 @@ CONVERT = [
     "fuse_sum",
     "fuse_activation",
     "restore_layout",
+    "reuse_memory",
     "note_values",
     "fold_prepack",
     "freeze",
@@ -134,7 +135,8 @@ NEEDS = {
     "fuse_sum": ["fuse"],
     "fuse_activation": ["fuse"],
     "restore_layout": ["fuse", "fuse_sum"],
-    "note_values": ["restore_layout"],
+    "reuse_memory": ["restore_layout"],
+    "note_values": ["reuse_memory"],
     "fold_prepack": ["note_values"],
     "freeze": ["fold_prepack"],
 }
