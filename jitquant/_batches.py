@@ -1,5 +1,6 @@
 """Batches, and a batch as the arguments of forward."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = [
     "copied",
     "described",
     "leaves",
+    "noted",
     "run",
     "taken",
 ]
@@ -40,15 +42,35 @@ def batches_of(data: Iterable[Any], function: str) -> Iterator[Any]:
     Raises:
         JitQuantTypeError: data gives no batches, see `calibrate`.
         JitQuantValueError: data is empty.
-        Exception: what data raised.
+        Exception: what data raised, with a note that says which batch it was.
     """
     check_iterable(data, function)
     is_empty = True
-    for batch in data:
+    for batch in noted(data, function, itertools.count()):
         is_empty = False
         yield batch
     if is_empty:
         raise JitQuantValueError(f"{function}: data gave no batch. A generator runs only once.")
+
+
+def noted(data: Iterable[Any], function: str, numbers: Iterator[int]) -> Iterator[Any]:
+    """The batches of data; what data raises gets a note that says in place of which batch.
+
+    Args:
+        data: may be empty.
+        function: for the note.
+        numbers: of the batches.
+    """
+    batches = iter(data)
+    for number in numbers:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:
+            error.add_note(f"{function}: data raised this and gave no batch {number}.")
+            raise
+        yield batch
 
 
 def run(model: torch.jit.ScriptModule, batch: Any, what: str) -> Any:
@@ -57,16 +79,16 @@ def run(model: torch.jit.ScriptModule, batch: Any, what: str) -> Any:
     Args:
         model: its forward is called.
         batch: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
-        what: what the errors call the batch, such as "batch 3".
+        what: what the errors call the batch, such as "calibrate: batch 3".
 
     Raises:
         JitQuantTypeError: batch is something else, or has something else than a tensor where
             forward takes one.
         JitQuantValueError: it has more elements than forward has arguments, keys that are none of
             them, or lacks an argument that has no default.
-        Exception: what the model raised.
+        Exception: what the model raised, with a note that says for which batch.
     """
-    arguments = _arguments(model)
+    arguments, original = _arguments(model), batch
     if isinstance(batch, Tensor):
         batch = (batch,)
     if isinstance(batch, Mapping):
@@ -81,7 +103,7 @@ def run(model: torch.jit.ScriptModule, batch: Any, what: str) -> Any:
         if len(batch) > len(arguments):
             raise JitQuantValueError(
                 f"{what} has {len(batch)} elements, and forward takes {taken(model)}. Leave out "
-                "what is no input, such as labels: calibrate(prepared, (x for x, _ in loader))."
+                "what is no input, such as labels: give (x for x, _ in loader)."
             )
         given = dict(zip(arguments, batch, strict=False))
     else:
@@ -92,7 +114,7 @@ def run(model: torch.jit.ScriptModule, batch: Any, what: str) -> Any:
     for name, argument in arguments.items():
         if name not in given and not argument.has_default_value():
             raise JitQuantValueError(
-                f"{what} is {described(batch)}, without the argument {name!r}; forward takes "
+                f"{what} is {described(original)}, without the argument {name!r}; forward takes "
                 f"{taken(model)}."
             )
         wants_tensor = isinstance(argument.type, torch._C.TensorType)
@@ -101,7 +123,11 @@ def run(model: torch.jit.ScriptModule, batch: Any, what: str) -> Any:
                 f"{what} has {described(given[name])} for the argument {name!r}, which is a "
                 f"tensor.{_advice(given[name])}"
             )
-    return model(**batch) if isinstance(batch, Mapping) else model(*batch)
+    try:
+        return model(**batch) if isinstance(batch, Mapping) else model(*batch)
+    except Exception as error:
+        error.add_note(f"{what} is {described(original)}; forward takes {taken(model)}.")
+        raise
 
 
 @contextmanager
@@ -116,7 +142,7 @@ def copied(batch: Any) -> Any:
     """The batch with tensors of its own, into which a model may write."""
     if isinstance(batch, Tensor):
         return batch.detach().clone()
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return {key: copied(each) for key, each in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*map(copied, batch))

@@ -64,7 +64,7 @@ def _shapes(model: torch.jit.ScriptModule, example_inputs: Any) -> list[Shapes |
     runnable = _checks.as_model(watched.module)
     try:
         with torch.no_grad():
-            _batches.run(runnable, example_inputs, "example_inputs")
+            _batches.run(runnable, _batches.copied(example_inputs), "example_inputs")
     except JitQuantError:
         raise
     except Exception as error:  # torch.jit.Error, RuntimeError, IndexError and others

@@ -93,7 +93,7 @@ def correct_bias(
     watched = _checks.as_model(module)
     total = _length(data, batches)
     taken = itertools.islice(_batches.batches_of(data, "correct_bias"), batches)
-    done = _run(watched, taken, total, progress, itertools.count())
+    done = _run(watched, taken, total, progress, itertools.count(), "correct_bias")
     if done.interrupted:
         raise KeyboardInterrupt
     means = [_mean([getattr(watched, name) for name in of_weight]) for of_weight in names]

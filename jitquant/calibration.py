@@ -20,8 +20,6 @@ from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 
 __all__ = ["Calibration", "calibrate", "calibrate_distributed", "merge_calibration"]
 
-_NO_BATCH = object()
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -73,7 +71,7 @@ def calibrate(
     total, numbers = _length(data, batches), itertools.count()
     try:
         taken = itertools.islice(_batches.batches_of(data, "calibrate"), batches)
-        done = _run(prepared, taken, total, progress, numbers)
+        done = _run(prepared, taken, total, progress, numbers, "calibrate")
     except Exception:
         for observer, earlier in zip(activation_observers(prepared), before, strict=True):
             _C.copy_attributes(earlier, observer._c)
@@ -148,6 +146,7 @@ def calibrate_distributed(
             of this calibration counts.
         Others: see `calibrate`.
     """
+    function = "calibrate_distributed"
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         raise JitQuantError(
@@ -160,16 +159,18 @@ def calibrate_distributed(
     done = Calibration(0, False)
     fingerprint = ""
     try:
-        _check(prepared, data, batches, "calibrate_distributed")
-        fingerprint = _fingerprint(prepared, "calibrate_distributed")
+        _check(prepared, data, batches, function)
+        fingerprint = _fingerprint(prepared, function)
         before = _states(prepared)
         _reset(prepared)
         total = _length(data, batches)
         if not sharded:
             data, total = _shard(data, batches, rank, world), total and -(-(total - rank) // world)
-        shard = itertools.islice(data, batches if sharded else None)
-        numbers = itertools.count() if sharded else itertools.count(rank, world)
-        done = _run(prepared, shard, total, progress and rank == 0, numbers)
+        data = itertools.islice(data, batches if sharded else None)
+        start, step = (0, 1) if sharded else (rank, world)
+        shard = _batches.noted(data, function, itertools.count(start, step))
+        numbers = itertools.count(start, step)
+        done = _run(prepared, shard, total, progress and rank == 0, numbers, function)
     except Exception as caught:
         error = caught
     message = None
@@ -232,44 +233,34 @@ def _run(
     total: int | None,
     progress: bool,
     numbers: Iterator[int],
+    function: str,
 ) -> Calibration:
     done = 0
     not_finite = _C.observers_of_not_finite(model._c)
-    number = next(numbers)
-    running: Any = _NO_BATCH
     # disable=None shows the bar on terminals only.
     with tqdm(total=total, desc="calibrating", disable=None if progress else True) as bar:
         try:
             with torch.no_grad():
                 for batch in data:
-                    running = batch
+                    what = f"{function}: batch {next(numbers)}"
                     with _interrupts_afterwards():
-                        _batches.run(model, batch, f"batch {number}")
-                        _check_finite(model, not_finite, number)
+                        # A model may write into its input.
+                        _batches.run(model, _batches.copied(batch), what)
+                        _check_finite(model, not_finite, what)
                         done += 1
                         bar.update()
-                    running = _NO_BATCH
-                    number = next(numbers)
         except KeyboardInterrupt:
             return Calibration(done, True)
-        except JitQuantError:
-            raise
-        except Exception as error:
-            at = "data gave none"
-            if running is not _NO_BATCH:
-                at = f"it is {_batches.described(running)}; forward takes {_batches.taken(model)}"
-            error.add_note(f"jitquant was calibrating, at batch {number}: {at}.")
-            raise
     return Calibration(done, False)
 
 
-def _check_finite(model: torch.jit.ScriptModule, before: list[str], number: int) -> None:
-    """Raise if the batch of this number gave the first values somewhere that are not finite."""
+def _check_finite(model: torch.jit.ScriptModule, before: list[str], what: str) -> None:
+    """Raise if this batch gave the first values somewhere that are not finite."""
     new = [name for name in _C.observers_of_not_finite(model._c) if name not in before]
     if new:
         observer: Any = getattr(model, new[0])
         raise JitQuantValueError(
-            f"batch {number} gives {'NaN' if observer.saw_nan else 'an infinite value'} in "
+            f"{what} gives {'NaN' if observer.saw_nan else 'an infinite value'} in "
             f"{observed_value(model, new[0])}. Look at the batch and at the float model's output "
             "there, or set the qconfig of that module to None. Nothing of this call counts."
         )

@@ -1,11 +1,12 @@
 """Which ops of a model are int8, which stayed float, and why."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 
 import torch
 
-from jitquant import _C, _checks, _state
+from jitquant import _C, _checks, _export, _state
 from jitquant._table import table
 from jitquant.errors import JitQuantValueError
 
@@ -83,6 +84,14 @@ class Coverage:
         ]
         headers = ("method", "module", "op", "runs in", "how or why", "source")
         return f"{table(headers, rows)}\n\n{self.summary()}"
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write one line for each op, in graph order."""
+        _export.write_csv(path, map(_export.plain, self.ops))
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write all of it."""
+        _export.write_json(path, self)
 
 
 def coverage(model: torch.jit.ScriptModule) -> Coverage:

@@ -187,9 +187,11 @@ class QConfigMapping:
             JitQuantValueError: the mapping has a predicate, or an observer made by a function.
         """
         if self.predicate is not None:
+            advice = "Keep the code that makes it: the mapping has no other rules."
+            if self.rules:
+                advice = "Write the other rules, and set the predicate again after reading them."
             raise JitQuantValueError(
-                f"the predicate {self.predicate!r} is code, which cannot be written. Write the "
-                "other rules, and set the predicate again after reading them."
+                f"the predicate {self.predicate!r} is code, which cannot be written. {advice}"
             )
         plain: dict[str, Any] = {}
         for rule in self.rules:

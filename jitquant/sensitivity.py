@@ -1,6 +1,7 @@
 """Which op costs how much accuracy: the loss when it alone is int8, and when it alone is float."""
 
 import math
+import os
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from jitquant import _C, _batches, _checks
+from jitquant import _C, _batches, _checks, _export
 from jitquant._table import table
 from jitquant.errors import JitQuantTypeError, JitQuantValueError
 
@@ -60,6 +61,14 @@ class Sensitivity:
         headers = ("module", "op", "loss, alone int8", "loss, alone float", "source")
         return f"{table(headers, rows)}\n\nloss, all int8: {self.all_int8:.3g}"
 
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write one line for each op, the costliest first."""
+        _export.write_csv(path, map(_export.plain, self.ops))
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write all of it; infinite losses are "inf"."""
+        _export.write_json(path, self)
+
 
 def sensitivity(
     prepared: torch.jit.ScriptModule,
@@ -74,7 +83,8 @@ def sensitivity(
     reads what a float op gives quantizes it with the qparams that the value has in the int8 model.
 
     Ops that move values, averages among them, have no entry: they have the qparams of their
-    input, and what these cost belongs to the op that gives the input, or reads it first.
+    input, and what these cost belongs to the op that gives the input, or reads it first. Random
+    ops give the same in all runs.
 
     Args:
         prepared: what `prepare_jit` returned, calibrated. It does not change.
@@ -92,6 +102,7 @@ def sensitivity(
         JitQuantValueError: prepared was not prepared, or changed by correct_bias; data is empty; no
             op is int8; a loss is NaN; forward gives no floating-point values, without a metric.
         JitQuantError: see `convert_jit`.
+        Exception: what data, the model or metric raised, with a note that says for which batch.
     """
     checked = _checks.check_script_module(prepared, "sensitivity")
     _checks.check_prepared_by(checked, "prepare_jit", "sensitivity")
@@ -107,8 +118,18 @@ def noise_to_signal(reference: Any, output: Any) -> float:
     Args:
         reference: a tensor of any shape, or tuples, lists and dicts of tensors.
         output: of the same structure and shapes.
+
+    Raises:
+        JitQuantValueError: it is of others.
     """
-    pairs = list(zip(_tensors(reference), _tensors(output), strict=True))
+    pairs = list(zip(_tensors(reference), _tensors(output), strict=False))
+    shapes = [[each.shape for each in _tensors(one)] for one in (reference, output)]
+    if shapes[0] != shapes[1]:
+        raise JitQuantValueError(
+            f"noise_to_signal: the reference is {_batches.described(reference)}, and the output "
+            f"{_batches.described(output)}. Give a metric for outputs whose shapes depend on "
+            "values."
+        )
     noise = sum(float((ours.double() - theirs.double()).square().sum()) for theirs, ours in pairs)
     signal = sum(float(theirs.double().square().sum()) for theirs, _ in pairs)
     return noise / signal if signal > 0 else noise
@@ -140,6 +161,7 @@ class Trials:
         self._metric = metric or noise_to_signal
         self._batches = list(_batches.batches_of(data, function))
         self._function = function
+        self._random_state = torch.get_rng_state()
         self.ops = self._state.ops
         self._forward = [i for i, op in enumerate(self.ops) if op.method == "forward"]
         self.units = self._find_units()
@@ -188,16 +210,21 @@ class Trials:
 
     def _outputs(self, module: torch._C.ScriptModule) -> list[Any]:
         model = _checks.as_model(module)
-        with _batches.briefly():
+        with _batches.briefly(), torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._random_state)
             return [
-                _batches.run(model, _batches.copied(batch), f"batch {number}")
+                _batches.run(model, _batches.copied(batch), f"{self._function}: batch {number}")
                 for number, batch in enumerate(self._batches)
             ]
 
     def _loss_of(self, module: torch._C.ScriptModule) -> float:
-        losses = []
+        losses: list[float] = []
         for reference, output in zip(self._references, self._outputs(module), strict=True):
-            loss = self._metric(reference, output)
+            try:
+                loss = self._metric(reference, output)
+            except Exception as error:
+                error.add_note(f"{self._function}: the metric raised this for batch {len(losses)}.")
+                raise
             if isinstance(loss, str):
                 raise JitQuantTypeError(
                     f"{self._function}: metric must return a number, got the string {loss!r}."

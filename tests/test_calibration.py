@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import UserDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,7 @@ def test_nothing_counts_after_an_error() -> None:
     too_many_channels = 1000 * torch.ones(1, 50, 8, 8)
     with pytest.raises(RuntimeError) as raised:
         jitquant.calibrate(prepared, [images()[2], too_many_channels])
-    assert "at batch 1: " in raised.value.__notes__[0]
+    assert "calibrate: batch 1 is " in raised.value.__notes__[0]
     assert seen(prepared) == before
     jitquant.calibrate(prepared, images()[2:])
     assert seen(prepared) == seen(run_by_hand(prepare(ResidualNet()), images()))
@@ -238,8 +239,7 @@ def test_errors_say_which_batch() -> None:
     with pytest.raises(RuntimeError) as caught:
         jitquant.calibrate(prepared, [*images(), torch.randn(2, 5, 8, 8)])
     assert caught.value.__notes__ == [
-        "jitquant was calibrating, at batch 4: it is a float32 tensor (2, 5, 8, 8); forward takes "
-        "x: Tensor."
+        "calibrate: batch 4 is a float32 tensor (2, 5, 8, 8); forward takes x: Tensor."
     ]
 
     def broken() -> Iterator[Tensor]:
@@ -248,7 +248,41 @@ def test_errors_say_which_batch() -> None:
 
     with pytest.raises(OSError, match=r"^no such photo") as raised:
         jitquant.calibrate(prepared, broken())
-    assert raised.value.__notes__ == ["jitquant was calibrating, at batch 1: data gave none."]
+    assert raised.value.__notes__ == ["calibrate: data raised this and gave no batch 1."]
+
+
+def test_correct_bias_says_which_batch() -> None:
+    prepared = prepare(PlainNet())
+    jitquant.calibrate(prepared, images())
+    with pytest.raises(RuntimeError) as caught:
+        jitquant.correct_bias(prepared, [images()[0], torch.randn(2, 5, 8, 8)])
+    assert caught.value.__notes__ == [
+        "correct_bias: batch 1 is a float32 tensor (2, 5, 8, 8); forward takes x: Tensor."
+    ]
+
+
+class Doubles(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.mul_(2)
+        y: Tensor = self.last(torch.relu(self.first(x)))
+        return y
+
+
+@pytest.mark.parametrize("kind", [tuple, lambda batch: UserDict(x=batch[0])])
+def test_batches_stay_as_they_are(kind: Callable[[Any], Any]) -> None:
+    x = torch.ones(2, 4)
+    mapping = jitquant.QConfigMapping().set_global(jitquant.get_default_qconfig())
+    mapping = mapping.set_predicate(lambda _: NotImplemented, example_inputs=kind([x]))
+    prepared = jitquant.prepare_jit(scripted(Doubles()), mapping)
+    assert torch.equal(x, torch.ones(2, 4))
+    jitquant.calibrate(prepared, [kind([x])])
+    assert torch.equal(x, torch.ones(2, 4))
+    jitquant.correct_bias(prepared, [kind([x])])
+    assert torch.equal(x, torch.ones(2, 4))
 
 
 class Arguments(nn.Module):
@@ -284,7 +318,7 @@ X = torch.ones(2, 4)
             (X, X, 1.0, 2),
             JitQuantValueError,
             f"batch 1 has 4 elements, and forward takes {TAKES}. Leave out what is no input, such "
-            "as labels: calibrate(prepared, (x for x, _ in loader)).",
+            "as labels: give (x for x, _ in loader).",
         ),
         (
             {"x": X, "z": X},
@@ -316,7 +350,7 @@ def test_batches_that_forward_does_not_take(
     batch: Any, error: type[JitQuantError], message: str
 ) -> None:
     prepared = prepare(Arguments())
-    with pytest.raises(error, match=f"^{re.escape(message)}"):
+    with pytest.raises(error, match=f"^{re.escape(f'calibrate: {message}')}"):
         jitquant.calibrate(prepared, [(X, X), batch])
     assert all(observer.calls == 0 for observer in activation_observers(prepared))
     assert jitquant.calibrate(prepared, [(X, X), {"y": X, "x": X}, [X, X, 3.0]]).batches == 3
@@ -488,7 +522,7 @@ def test_every_rank_gets_what_one_process_gets(world: int, tmp_path: Path) -> No
     assert (tmp_path / "error1").read_text().startswith("RuntimeError: ")
     first = (tmp_path / "error0").read_text()
     assert first.startswith("JitQuantError: calibrate_distributed: rank 1: RuntimeError: ")
-    place = "jitquant was calibrating, at batch 1: it is a float32 tensor (2, 5, 8, 8)"
+    place = "calibrate_distributed: batch 1 is a float32 tensor (2, 5, 8, 8)"
     assert place in first and first.endswith("x: Tensor.")
 
 

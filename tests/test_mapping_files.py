@@ -137,6 +137,11 @@ WEIGHT = jitquant.default_qconfig.weight
     [
         (
             QConfigMapping().set_predicate(repr),
+            "the predicate <built-in function repr> is code, which cannot be written. Keep the "
+            "code that makes it: the mapping has no other rules.",
+        ),
+        (
+            QConfigMapping().set_global(None).set_predicate(repr),
             "the predicate <built-in function repr> is code, which cannot be written. Write the "
             "other rules, and set the predicate again after reading them.",
         ),

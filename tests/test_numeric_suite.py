@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import jitquant
+from jitquant import JitQuantValueError
 from jitquant.numeric_suite import Comparison, compare_ops, compare_outputs, compare_weights
 from tests.ir import sample, scripted, traced
 from tests.numeric_suite import (
@@ -123,6 +124,9 @@ def test_debug_models_are_compared_by_the_same_ops(debug: Any) -> None:
         key(each): each.errors for each in expected.ops if debug is True or "mean" not in each.op
     }
     assert {key(each) for each in found.ops} == set(known)
+    if debug == "exact":
+        reason = "the debug model computes it in branches; compare the int8 model"
+        assert [(each.op, each.reason) for each in found.unmatched] == [("aten::mean", reason)]
     for each in found.ops:
         # One step in some values: debug=True rounds ties of the kernels differently.
         assert each.errors.sqnr == pytest.approx(known[key(each)].sqnr, abs=1.0)
@@ -141,10 +145,11 @@ def test_weights_in_all_forms() -> None:
         for quantized in (reloaded(debug), prepared):
             found = compare_weights(float_model, quantized, per_channel=True)
             assert [each.errors for each in found.ops] == [each.errors for each in expected.ops]
-    exact = compare_weights(script, jitquant.convert_jit(prepared, debug="exact"))
-    assert exact.ops == () and len(exact.unmatched) == 4
-    assert exact.unmatched[0].reason == (
-        'debug="exact" spells the layer out; compare the weights of the int8 model'
+    with pytest.raises(JitQuantValueError) as caught:
+        compare_weights(script, jitquant.convert_jit(prepared, debug="exact"))
+    assert str(caught.value) == (
+        'compare_weights: there is no weight to compare: debug="exact" spells the layer out; '
+        "compare the weights of the int8 model."
     )
 
 

@@ -1,6 +1,8 @@
 """numeric_suite: what users get wrong."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,14 @@ from torch import Tensor, nn
 
 import jitquant
 from jitquant import JitQuantError, JitQuantTypeError, JitQuantValueError
-from jitquant.numeric_suite import compare_ops, compare_outputs
+from jitquant.numeric_suite import (
+    compare_ops,
+    compare_outputs,
+    compare_weights,
+    histograms,
+    sqnr,
+    write_report,
+)
 from tests.ir import FIXED, scripted
 from tests.numeric_suite import (
     Two,
@@ -173,5 +182,79 @@ def test_a_table_says_how_many_values_were_left_out() -> None:
     model, data = scripted(nn.Linear(2, 2)), [torch.rand(2, 2)]
     int8 = quantized_of(model, data)
     result = compare_outputs(model, int8, [torch.full((2, 2), torch.nan)])
-    assert "not finite in the float model" in str(result)
+    text = "nothing was compared: none of 12 values is finite in the float model"
+    assert text in str(result).splitlines()
     assert "inf" not in str(result)
+
+
+def test_a_report_on_data_that_is_not_finite_says_so(tmp_path: Path) -> None:
+    model, data = scripted(nn.Linear(2, 2)), [torch.rand(2, 2)]
+    int8, path = quantized_of(model, data), tmp_path / "report.html"
+    write_report(path, model, int8, data)
+    assert "finite" not in path.read_text()
+    nothing = torch.full((2, 2), torch.nan)
+    write_report(path, model, int8, [nothing])
+    text = "Nothing was compared: none of 12 values is finite in the float model."
+    assert f'<p class="bad">{text}</p>' in path.read_text()
+    write_report(path, model, int8, [*data, nothing])
+    assert "Left out: 12 values that are not finite in the float model.</p>" in path.read_text()
+
+
+def test_what_forward_returns_has_the_channels_of_dimension_1() -> None:
+    model, data = scripted(nn.Linear(4, 3)), [torch.rand(8, 4)]
+    int8 = quantized_of(model, data)
+    [returned] = [op for op in compare_outputs(model, int8, data, per_channel=True).ops[-1:]]
+    expected, actual = model(data[0]), int8(data[0])
+    each = [sqnr(expected[:, i], actual[:, i]) for i in range(3)]
+    assert returned.op == "return"
+    assert [one.sqnr for one in returned.errors.channels] == pytest.approx(each)
+    assert returned.errors.channel_sqnr == pytest.approx(sum(each) / 3)
+
+
+@pytest.mark.parametrize("function", [compare_outputs, compare_ops, histograms, write_report])
+def test_a_batch_that_fails_is_named(function: Callable[..., Any], tmp_path: Path) -> None:
+    model, data = scripted(nn.Linear(2, 2)), [torch.rand(2, 2)]
+    int8, name = quantized_of(model, data), function.__name__
+    first = (tmp_path / "report.html",) if function is write_report else ()
+    with pytest.raises(RuntimeError) as caught:
+        function(*first, model, int8, [*data, torch.rand(2, 3)])
+    note = f"{name}: batch 1 is a float32 tensor (2, 3); forward takes "
+    assert caught.value.__notes__[0].startswith(note)
+
+    def broken() -> Any:
+        yield from data
+        raise OSError("no such photo")
+
+    with pytest.raises(OSError, match="no such photo") as raised:
+        function(*first, model, int8, broken())
+    assert raised.value.__notes__ == [f"{name}: data raised this and gave no batch 1."]
+
+
+class Sum(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+def test_models_without_weights_have_a_report_and_no_comparison_of_weights(tmp_path: Path) -> None:
+    model, data = scripted(Sum()), [(torch.rand(2, 2), torch.rand(2, 2))]
+    int8 = quantized_of(model, data)
+    with pytest.raises(JitQuantValueError) as caught:
+        compare_weights(model, int8)
+    assert str(caught.value) == (
+        "compare_weights: there is no weight to compare: no convolution or linear layer is in "
+        "both models."
+    )
+    assert write_report(tmp_path / "report.html", model, int8, data).weights.ops == ()
+
+
+def test_a_report_takes_a_path_and_a_title() -> None:
+    model, data = scripted(nn.Linear(2, 2)), [torch.rand(2, 2)]
+    int8, wrong = quantized_of(model, data), 5
+    for arguments, options, message in (
+        ((wrong, model, int8, data), {}, "write_report: path must be a path, got int."),
+        (("a", model, int8, data), {"title": 5}, "write_report: title must be a string, got int."),
+    ):
+        function: Any = write_report
+        with pytest.raises(JitQuantTypeError) as caught:
+            function(*arguments, **options)
+        assert str(caught.value) == message

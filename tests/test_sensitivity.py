@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import jitquant
 from jitquant.sensitivity import noise_to_signal
+from tests.ir import FIXED
 from tests.models import PlainNet, ResidualNet
 
 
@@ -299,3 +300,70 @@ def test_batches_stay_as_they_are() -> None:
     prepared = _prepared(Doubles(), [x.clone() for x in data])
     jitquant.sensitivity(prepared, data, progress=False)
     assert all(torch.equal(x, y) for x, y in zip(data, _data(2, 4), strict=True))
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(x) + 100 * torch.rand_like(x)
+        return y
+
+
+def test_random_ops_give_the_same_in_all_runs() -> None:
+    data = _data(8, 4)
+    prepared = _prepared(Noisy(), data)
+    before = torch.get_rng_state()
+    first = jitquant.sensitivity(prepared, data, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.all_int8 < 1e-4  # 40 dB, where noise that differs leaves 3
+
+
+def test_a_metric_may_draw_random_numbers() -> None:
+    def metric(reference: Tensor, output: Tensor) -> float:
+        return noise_to_signal(reference, output) + 0 * torch.rand(1).item()
+
+    data = _data(8, 4)
+    result = jitquant.sensitivity(_prepared(Noisy(), data), data, metric, progress=False)
+    assert max(result.all_int8, result.ops[0].alone_int8) < 1e-4
+
+
+class Selects(nn.Module):
+    """The weight is 0.26, which is 0.25 in int8, so that 4 times it is above 1.02 or is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(1, 1, bias=False)
+        self.fc.weight.data.fill_(0.26)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(x)
+        return y[y > 1.02]
+
+
+def test_shapes_that_depend_on_values_need_a_metric() -> None:
+    model, data = torch.jit.script(Selects().eval()), [torch.tensor([[4.0], [6.0]])]
+    prepared = _calibrated(model, {"": FIXED}, data)
+    with pytest.raises(jitquant.JitQuantValueError) as caught:
+        jitquant.sensitivity(prepared, data, progress=False)
+    assert str(caught.value) == (
+        "noise_to_signal: the reference is a float32 tensor (2,), and the output a float32 tensor "
+        "(1,). Give a metric for outputs whose shapes depend on values."
+    )
+    assert caught.value.__notes__ == ["sensitivity: the metric raised this for batch 0."]
+    counts = jitquant.sensitivity(
+        prepared, data, lambda a, b: abs(a.numel() - b.numel()), progress=False
+    )
+    assert counts.all_int8 == 1
+
+
+def test_a_batch_that_fails_is_named() -> None:
+    prepared = _prepared(Noisy(), _data(8, 4))
+    with pytest.raises(RuntimeError) as caught:
+        jitquant.sensitivity(prepared, [*_data(8, 4), torch.ones(8, 5)], progress=False)
+    note = "sensitivity: batch 2 is a float32 tensor (8, 5); forward takes x: Tensor."
+    assert caught.value.__notes__ == [note]
+    with pytest.raises(jitquant.JitQuantValueError, match=r"^sensitivity: batch 0 has 2 elements"):
+        jitquant.sensitivity(prepared, [(torch.ones(8, 4), 1)], progress=False)

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from jitquant._export import decibels, number
 from jitquant.numeric_suite import _drawings
-from jitquant.numeric_suite._export import decibels, number
 from jitquant.numeric_suite.comparison import Comparison, OpError
 from jitquant.numeric_suite.ranges import OutlierChannel, ValueRange, WeightRange
 
@@ -44,7 +44,8 @@ _BAD_SHARE = 0.01
 
 def page(report: "Report", title: str) -> str:
     """The whole page."""
-    sections = [_cards(report), _curve(report), _damage(report), _histograms(report)]
+    sections = [_cards(report), _not_finite(report), _curve(report), _damage(report)]
+    sections += [_histograms(report)]
     sections += [_unmatched(report.outputs), _coverage(report)]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -78,6 +79,11 @@ def _cards(report: "Report") -> str:
         for value, text in cards
     )
     return f'<div class="cards">{inner}</div>'
+
+
+def _not_finite(report: "Report") -> str:
+    text = report.outputs.left_out
+    return f'<p class="bad">{escape(text[:1].upper() + text[1:])}.</p>' if text else ""
 
 
 def _curve(report: "Report") -> str:

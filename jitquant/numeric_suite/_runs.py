@@ -18,6 +18,7 @@ __all__ = ["Runs", "Value"]
 
 _NO_TENSOR = "it gives no single tensor"
 _NO_NODE = "no node of the quantized model computes its value alone"
+_BRANCHES = "the debug model computes it in branches; compare the int8 model"
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ class Runs:
         self._places = self._find(floats.values, quantized.values)
         found = {place.value.site for place in self._places}
         tensors = {each.record for each in floats.values}
+        no_node = _BRANCHES if models.state.stage == "debug" else _NO_NODE
         self._unmatched = models.unmatched + [
-            Unmatched(site.module, site.op, _NO_NODE if site.float_index in tensors else _NO_TENSOR)
+            Unmatched(site.module, site.op, no_node if site.float_index in tensors else _NO_TENSOR)
             for site in models.sites()
             if site.method == "forward" and site not in found
         ]
@@ -215,7 +217,7 @@ def _results(expected: Any, actual: Any) -> Iterator[tuple[Value, Tensor, Tensor
         if other is None or other.shape != value.shape or not value.is_floating_point():
             continue
         site = Site("forward", name, "return", 0, False, "what forward returns", "", -1, -1)
-        yield Value(site, "return", None), value, other
+        yield Value(site, "return", _axis(site.op)), value, other
 
 
 def _input_site(model: torch.jit.ScriptModule, index: int) -> Site:

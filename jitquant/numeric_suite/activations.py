@@ -30,7 +30,7 @@ def compare_outputs(
             with debug; or a prepared and calibrated model, which is converted for this.
         data: batches as for `calibrate`. Memory holds the values of one batch.
         per_channel: give `Errors.channels`. Channels are the last dimension of linear layers, and
-            dimension 1 of all else.
+            dimension 1 of all else, what forward returns included; a vector has none.
 
     Returns:
         Among the ops are the rounding of inputs ("quantize input") and of what float ops give to
@@ -41,7 +41,7 @@ def compare_outputs(
         JitQuantValueError: float_model is converted; quantized_model is not quantized; the two have
             no op in common; data is empty; a batch does not fit forward.
         JitQuantError: quantized_model is prepared and not calibrated.
-        Exception: what data or a model raised.
+        Exception: what data or a model raised, with a note that says for which batch.
     """
     models = Models(float_model, quantized_model, "compare_outputs")
     return _compare(Runs(models, shadow=False), data, "outputs", per_channel)

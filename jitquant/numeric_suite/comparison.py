@@ -5,8 +5,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jitquant import _export
 from jitquant._table import table
-from jitquant.numeric_suite import _export
 from jitquant.numeric_suite._sites import Site, Unmatched
 from jitquant.numeric_suite.errors import Errors
 
@@ -73,6 +73,16 @@ class Comparison:
         """The ops, the most damaged first: by `Errors.damage`, equal ones in graph order."""
         return tuple(sorted(self.ops, key=lambda each: -each.errors.damage))
 
+    @property
+    def left_out(self) -> str:
+        """A line about values that are not finite in the float model, "" if all are."""
+        count = sum(each.errors.not_finite for each in self.ops)
+        if not count:
+            return ""
+        if not any(each.errors.count for each in self.ops):
+            return f"nothing was compared: none of {count} values is finite in the float model"
+        return f"left out: {count} values that are not finite in the float model"
+
     def __str__(self) -> str:
         rows = [
             (
@@ -90,9 +100,8 @@ class Comparison:
         headers = ["module", "op", "runs in", "SQNR (dB)", "by channel (dB)"]
         headers += ["max error", "mean error", "cosine"]
         lines = [_TITLES[self.what], "", table(headers, rows)]
-        not_finite = sum(each.errors.not_finite for each in self.ops)
-        if not_finite:
-            lines += ["", f"left out: {not_finite} values that are not finite in the float model"]
+        if self.left_out:
+            lines += ["", self.left_out]
         if self.unmatched:
             reasons = Counter(f"{each.op}: {each.reason}" for each in self.unmatched)
             lines += ["", f"{len(self.unmatched)} not compared:"]

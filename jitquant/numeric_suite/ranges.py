@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from jitquant import _export
 from jitquant._table import table
-from jitquant.numeric_suite import _export
 from jitquant.numeric_suite._sites import Unmatched
 
 __all__ = ["Histogram", "Histograms", "OutlierChannel", "ValueRange", "WeightRange"]

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from jitquant import _batches
+from jitquant import _batches, _export
 from jitquant._cost import Cost, costs
 from jitquant.coverage import Coverage, coverage
+from jitquant.errors import JitQuantTypeError
 from jitquant.numeric_suite import _page
 from jitquant.numeric_suite._runs import Runs
 from jitquant.numeric_suite._sites import Models
@@ -17,7 +18,7 @@ from jitquant.numeric_suite.activations import ComparisonSum
 from jitquant.numeric_suite.comparison import Comparison
 from jitquant.numeric_suite.histogram import HistogramSum
 from jitquant.numeric_suite.ranges import Histograms
-from jitquant.numeric_suite.weights import compare_weights
+from jitquant.numeric_suite.weights import weight_errors
 
 __all__ = ["Report", "write_report"]
 
@@ -68,8 +69,14 @@ def write_report(
 
     Raises:
         JitQuantError: see `compare_outputs`.
+        JitQuantTypeError: path is no path, or title no string.
         OSError: the file cannot be written.
     """
+    _export.check_path(path, "write_report")
+    if not isinstance(title, str):
+        raise JitQuantTypeError(
+            f"write_report: title must be a string, got {type(title).__name__}."
+        )
     models = Models(float_model, quantized_model, "write_report")
     plain, shadow = Runs(models, shadow=False), Runs(models, shadow=True)
     outputs, ops = ComparisonSum(plain, "outputs"), ComparisonSum(shadow, "ops")
@@ -85,7 +92,7 @@ def write_report(
     float_cost, quantized_cost = costs([models.float_model, models.quantized_model], first[0])
     report = Report(
         coverage=coverage(models.quantized_model),
-        weights=compare_weights(models.float_model, models.quantized_model),
+        weights=weight_errors(models),
         outputs=outputs.result(),
         ops=ops.result(),
         histograms=histograms.result(),

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
+from jitquant.errors import JitQuantValueError
 from jitquant.numeric_suite._sites import Models, Site, Unmatched
 from jitquant.numeric_suite.comparison import Comparison, OpError
 from jitquant.numeric_suite.errors import ErrorSum
 
-__all__ = ["compare_weights", "weight_pairs"]
+__all__ = ["compare_weights", "weight_errors", "weight_pairs"]
 
 
 def compare_weights(
@@ -30,10 +31,19 @@ def compare_weights(
     Raises:
         JitQuantTypeError: either is no ScriptModule.
         JitQuantValueError: float_model is converted; quantized_model is not quantized; the two have
-            no op in common.
+            no op in common, or no weight that can be compared.
         JitQuantError: quantized_model is prepared and not calibrated.
     """
-    models = Models(float_model, quantized_model, "compare_weights")
+    result = weight_errors(Models(float_model, quantized_model, "compare_weights"), per_channel)
+    if not result.ops:
+        reasons = "; ".join(dict.fromkeys(each.reason for each in result.unmatched))
+        why = reasons or "no convolution or linear layer is in both models"
+        raise JitQuantValueError(f"compare_weights: there is no weight to compare: {why}.")
+    return result
+
+
+def weight_errors(models: Models, per_channel: bool = False) -> Comparison:
+    """Of each weight of both models; there may be none."""
     pairs, unmatched = weight_pairs(models)
     ops = []
     for site, expected, actual in pairs:

@@ -267,4 +267,4 @@ def test_errors() -> None:
             untyped(model, given, progress=False)
     with pytest.raises(RuntimeError) as caught:
         untyped(prepared, [torch.zeros(1, 3, 5, 5)], progress=False)
-    assert "at batch 0" in str(caught.value.__notes__)
+    assert "correct_bias: batch 0 is" in str(caught.value.__notes__)
