@@ -9,6 +9,7 @@
 #include "dynamic.h"
 #include "error.h"
 #include "float_ops.h"
+#include "fused_float.h"
 #include "ir_util.h"
 #include "namespaces.h"
 #include "op_table.h"
@@ -68,6 +69,24 @@ std::vector<SupportedOp> supportedOps() {
     ops.push_back(std::move(op));
   }
   return ops;
+}
+
+bool equal(const at::IValue& a, const at::IValue& b) {
+  if (!a.isTensor() || !b.isTensor()) return a == b;
+  const at::Tensor &first = a.toTensor(), &second = b.toTensor();
+  if (!first.defined() || !second.defined()) return first.defined() == second.defined();
+  return first.dtype() == second.dtype() && at::equal(first, second);
+}
+
+// Whether two modules have equal attributes, in the same order. Submodules are never equal.
+bool sameAttributes(const jit::Module& one, const jit::Module& other) {
+  const auto a = one.type(), b = other.type();
+  if (a->numAttributes() != b->numAttributes()) return false;
+  for (size_t i = 0; i < a->numAttributes(); ++i) {
+    if (a->getAttributeName(i) != b->getAttributeName(i)) return false;
+    if (!equal(one._ivalue()->getSlot(i), other._ivalue()->getSlot(i))) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -158,11 +177,12 @@ PYBIND11_MODULE(_C, m) {
           "finish",
           [](Preparation& self, const std::vector<int64_t>& decisions,
              const std::vector<std::pair<jit::Module, jit::Module>>& qconfigs,
-             const jit::Module& shape_recorder) {
-            return withPythonWarnings(
-                [&] { return self.finish(decisions, observerPairs(qconfigs), shape_recorder); });
+             const jit::Module& shape_recorder, bool spares) {
+            return withPythonWarnings([&] {
+              return self.finish(decisions, observerPairs(qconfigs), shape_recorder, spares);
+            });
           },
-          py::arg("decisions"), py::arg("qconfigs"), py::arg("shape_recorder"))
+          py::arg("decisions"), py::arg("qconfigs"), py::arg("shape_recorder"), py::arg("spares"))
       .def("watch", &Preparation::watch, py::arg("shape_recorder"))
       .def(
           "inspect",
@@ -192,6 +212,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("OBSERVER_PREFIX") = kObserverPrefix;
   m.attr("ARGUMENT_RECORDER") = kArgumentRecorder;
   m.attr("LEFT_FLOAT") = kLeftFloat;
+  m.attr("FUSED_FLOAT") = kFusedFloat;
   m.attr("NO_RULE") = kNoRule;
   m.def(
       "reference_unit",
@@ -209,6 +230,7 @@ PYBIND11_MODULE(_C, m) {
         }
       },
       py::arg("source"), py::arg("target"));
+  m.def("same_attributes", &sameAttributes, py::arg("one"), py::arg("other"));
   m.def(
       "observers_of_not_finite",
       [](const jit::Module& prepared) {

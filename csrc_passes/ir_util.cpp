@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <sstream>
 
+#include "fused_float.h"
+
 namespace jitquant {
 
 using at::IValue;
@@ -209,7 +211,10 @@ std::string writtenKind(const Node* node) {
   return (is_noted ? scope->name() : node->kind()).toQualString();
 }
 
-bool isLeftFloat(const Node* node) { return mark(node, kQConfigMark).value_or(0) < 0; }
+bool isLeftFloat(const Node* node) {
+  const int64_t qconfig = mark(node, kQConfigMark).value_or(0);
+  return qconfig < 0 && qconfig != kFusedFloat;
+}
 
 std::string sourceLine(const Node* node) {
   jit::SourceRange range = node->sourceRange();

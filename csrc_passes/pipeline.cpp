@@ -170,6 +170,26 @@ std::vector<bool> roundingOps(const Program& program) {
   return rounds;
 }
 
+// What int8 ops of fixed range give is observed as well, and each value by each static qconfig: if
+// further ops were float, the plan would observe no others.
+void addSpares(Program& program) {
+  for (Method& method : program.methods) {
+    std::vector<jit::Value*> values;
+    for (const ObservedValue& observed : method.plan->observed) values.push_back(observed.value);
+    for (jit::Node* node : allNodes(*method.graph)) {
+      if (method.plan->int8.count(node) == 0) continue;
+      if (findRow(node)->role == Role::kFixedQParams) values.push_back(node->output());
+    }
+    Plan plan = *method.plan;
+    plan.observed.clear();
+    for (size_t i = 0; i < program.qconfigs.size(); ++i) {
+      if (program.qconfigs[i].activations != Activations::kStatic) continue;
+      for (jit::Value* value : values) plan.observed.push_back({value, static_cast<int64_t>(i)});
+    }
+    method.plan = std::make_shared<const Plan>(std::move(plan));
+  }
+}
+
 // Data of the top module that its user may read there: tensors, containers and objects that no
 // method reads. What a method reads is there for the method's sake, and plain values and names
 // with an underscore are settings of layers.
@@ -223,13 +243,15 @@ void Preparation::configureAndFold(const std::vector<int64_t>& decisions,
 }
 
 Result Preparation::finish(const std::vector<int64_t>& decisions,
-                           std::vector<ObserverPair> qconfigs, const jit::Module& shape_recorder) {
+                           std::vector<ObserverPair> qconfigs, const jit::Module& shape_recorder,
+                           bool spares) {
   const at::NoGradGuard no_grad;
   configureAndFold(decisions, std::move(qconfigs));
   Pipeline& pipeline = *pipeline_;
   pipeline.run("plan", {"fold_pad"}, [&](Program& program) {
     listOps(program);
     plan(program);
+    if (spares) addSpares(program);
   });
   pipeline.run("keep_state", {"plan"}, keepState);
   pipeline.run("insert_observers", {"plan"}, [&](Program& program) {

@@ -36,9 +36,11 @@ class Preparation {
   // Kinds of all ops of the user's code, also of those that are gone by now.
   const std::vector<std::string>& written() const;
 
-  // `decisions` has for each op the index of its qconfig, or kLeftFloat or kNoRule.
+  // `decisions` has for each op the index of its qconfig, or kLeftFloat, kNoRule or kFusedFloat.
+  // With `spares` the model is not to be converted, but calibrated for others in which more ops are
+  // float: it observes all that they do.
   Result finish(const std::vector<int64_t>& decisions, std::vector<ObserverPair> qconfigs,
-                const jit::Module& shape_recorder);
+                const jit::Module& shape_recorder, bool spares);
 
   struct Watched {
     jit::Module module;

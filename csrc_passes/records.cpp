@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "error.h"
+#include "fused_float.h"
 #include "ir_util.h"
 #include "plan.h"
 
@@ -93,7 +94,7 @@ void listOps(Program& program) {
       record.source = sourceLine(node);
       const auto qconfig = mark(node, kQConfigMark);
       if (!qconfig) throw std::logic_error(describe(node) + " has no configuration");
-      record.qconfig = *qconfig;
+      record.qconfig = *qconfig == kFusedFloat ? kLeftFloat : *qconfig;
       program.records.push_back(std::move(record));
     }
   }

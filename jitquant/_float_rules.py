@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from jitquant import _checks
+from jitquant._rule import FUSED_FLOAT
 from jitquant.mapping import QConfigMapping
 from jitquant.op_info import OpInfo
 
@@ -22,7 +23,9 @@ class FloatRules:
         prepared: torch.jit.ScriptModule,
     ) -> None:
         self._mapping = mapping
-        self._infos = [decision.op for decision in mapping.explain(model).decisions]
+        decisions = mapping.explain(model).decisions
+        self._infos = [decision.op for decision in decisions]
+        self._float = [decision.op for decision in decisions if decision.qconfig is None]
         self._ops = _checks.check_prepared(prepared, "auto_mapping").ops
 
     def leaving(self, left_float: Sequence[int]) -> QConfigMapping:
@@ -36,10 +39,11 @@ class FloatRules:
             if op.reason.startswith("absorbed") and op.part_of in left_float
         ]
         found = [info for index in [*left_float, *absorbed] for info in self._infos_of(index)]
-        keys = dict.fromkeys((info.module, info.kind, info.index) for info in found)
+        quantized = [info for info in found if info not in self._float]
+        keys = dict.fromkeys((info.module, info.kind, info.index) for info in quantized)
         mapping = self._mapping
         for key in keys:
-            mapping = mapping.set_module_name_object_type_order(*key, None)
+            mapping = mapping.set_module_name_object_type_order(*key, FUSED_FLOAT)
         given = mapping.predicate
         if given is None or not keys:
             return mapping

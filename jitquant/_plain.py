@@ -10,6 +10,7 @@ import torch
 
 from jitquant import observers
 from jitquant._nearest import nearest
+from jitquant._rule import FUSED_FLOAT
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 from jitquant.observers import Observer, ObserverFactory
 from jitquant.qconfig import NAMED, QConfig, get_default_qconfig
@@ -82,9 +83,11 @@ def read_qconfig(plain: object, where: str) -> object:
     return QConfig(**{part: _read_factory(plain[part], f"{where}, {part}") for part in plain})
 
 
-def _read_name(name: str, where: str) -> QConfig | None:
+def _read_name(name: str, where: str) -> QConfig | str | None:
     if name == FLOAT:
         return None
+    if name == FUSED_FLOAT:
+        return name
     if name in NAMED:
         return NAMED[name]
     try:

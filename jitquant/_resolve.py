@@ -25,11 +25,13 @@ class Decision:
         op: the op.
         rule: what decided, such as "module_name 'fc'"; "" if nothing matches.
         qconfig: None leaves it float.
+        is_fused: see `Rule`.
     """
 
     op: OpInfo
     rule: str
     qconfig: QConfig | None
+    is_fused: bool = False
 
 
 def resolve(
@@ -102,7 +104,9 @@ class _Rules:
             or self._find("object_type", [(name,) for name in self._types_of(op)])
             or self._by_key.get(("", ()))
         )
-        return Decision(op, str(rule), rule.qconfig) if rule else Decision(op, "", None)
+        if rule is None:
+            return Decision(op, "", None)
+        return Decision(op, str(rule), rule.qconfig, rule.is_fused)
 
     def _find(self, kind: str, keys: Sequence[tuple[Any, ...]]) -> "Rule | None":
         return next((self._by_key[kind, key] for key in keys if (kind, key) in self._by_key), None)

@@ -12,6 +12,7 @@ import torch
 from jitquant import _batches, _checks
 from jitquant._cost import costs
 from jitquant._float_rules import FloatRules
+from jitquant._one_calibration import OneCalibration
 from jitquant._op_times import costs_in_float
 from jitquant._table import table
 from jitquant.calibration import calibrate
@@ -25,7 +26,7 @@ from jitquant.errors import (
 )
 from jitquant.mapping import QConfigMapping, as_mapping
 from jitquant.qconfig import get_default_qconfig
-from jitquant.quantize import Config, _convert, prepare_jit
+from jitquant.quantize import Config, _convert, _prepare, prepare_jit
 from jitquant.sensitivity import Metric, OpSensitivity, Trials
 
 __all__ = ["AutoMapping", "Trial", "auto_mapping"]
@@ -134,7 +135,7 @@ def auto_mapping(
     from a profile of the int8 model and of one with all of them float. Those that are faster in
     float come first. Bisection finds how many of the ranking have to be float; then each of these
     that int8 makes faster, the one that saves most first, is tried in int8 again. Each trial
-    prepares, calibrates and converts the model by the mapping that it tries.
+    prepares and converts the model by the mapping that it tries; one calibration serves all.
 
     Args:
         model: a scripted, traced or loaded float32 model in eval mode, on the CPU.
@@ -164,9 +165,10 @@ def auto_mapping(
     _check_arguments(evaluate, max_drop, data)
     mapping = as_mapping({"": get_default_qconfig()} if qconfig_dict is None else qconfig_dict)
     batches = list(data)
-    prepared = prepare_jit(checked, mapping)
-    kept = _kept(prepared, preserved_attrs)
-    calibrate(prepared, map(_batches.copied, batches), progress=progress)
+    observed = _prepare(checked, mapping, None, spares=True)
+    kept = _kept(observed, preserved_attrs)
+    calibrated = _Calibrated(checked, observed, batches, progress)
+    prepared = calibrated.by(mapping)
     rules = FloatRules(mapping, checked, prepared)
     float_score = _score(evaluate, checked, "float model")
     trials: list[Trial] = []
@@ -175,9 +177,7 @@ def auto_mapping(
 
     def try_in_int8(left_float: Sequence[OpSensitivity]) -> bool:
         indices = sorted(op.index for op in left_float)
-        by_mapping = prepared
-        if indices:
-            by_mapping = _prepared_by(rules.leaving(indices), checked, batches)
+        by_mapping = calibrated.by(rules.leaving(indices)) if indices else prepared
         converted = _converted(by_mapping, kept, is_first=not trials)
         score = _score(evaluate, converted, f"model of trial {len(trials) + 1}")
         trials.append(Trial(tuple(indices), score, score >= float_score - max_drop))
@@ -213,15 +213,31 @@ def auto_mapping(
     )
 
 
-def _prepared_by(
-    mapping: QConfigMapping, model: torch.jit.ScriptModule, batches: list[Any]
-) -> torch.jit.ScriptModule:
-    """The float model prepared by a mapping of the search, and calibrated."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FloatWarning)  # that ops are float is what is tried
-        prepared = prepare_jit(model, mapping)
-    calibrate(prepared, map(_batches.copied, batches), progress=False)
-    return prepared
+class _Calibrated:
+    """Prepared models of one search, which one calibration serves.
+
+    Only where it cannot (see `OneCalibration.give`) a model is calibrated on its own.
+    """
+
+    def __init__(
+        self,
+        model: torch.jit.ScriptModule,
+        observed: torch.jit.ScriptModule,
+        batches: list[Any],
+        progress: bool,
+    ) -> None:
+        self._model, self._batches = model, batches
+        self._calibration = OneCalibration(observed)
+        calibrate(observed, map(_batches.copied, batches), progress=progress)
+
+    def by(self, mapping: QConfigMapping) -> torch.jit.ScriptModule:
+        """What prepare_jit makes of the float model by a mapping of the search, calibrated."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FloatWarning)  # that ops are float is what is tried
+            prepared = prepare_jit(self._model, mapping)
+        if not self._calibration.give(prepared):
+            calibrate(prepared, map(_batches.copied, self._batches), progress=False)
+        return prepared
 
 
 def _converted(

@@ -9,6 +9,7 @@ import torch
 from jitquant import _C, _checks
 from jitquant._configure import decide
 from jitquant._resolve import Decision
+from jitquant._rule import FUSED_FLOAT
 from jitquant._table import table
 from jitquant.qconfig import QConfig
 
@@ -53,7 +54,8 @@ class Explanation:
 def _row(decision: Decision, numbers: dict[QConfig, str]) -> Sequence[str]:
     op, qconfig = decision.op, decision.qconfig
     name = op.kind if op.written == op.kind else f"{op.written} as {op.kind}"
-    what = "float" if qconfig is None else numbers[qconfig]
+    left = FUSED_FLOAT if decision.is_fused else "float"
+    what = left if qconfig is None else numbers[qconfig]
     return (op.method, op.module, name, str(op.index), what, decision.rule or NO_RULE, op.source)
 
 

@@ -13,7 +13,7 @@ import torch
 from jitquant import _torch_ao
 from jitquant._mapping_forms import read_entries, with_entries, with_torch_ao
 from jitquant._plain import parse, write_qconfig
-from jitquant._rule import KINDS, Predicate, Rule
+from jitquant._rule import FUSED_FLOAT, KINDS, Predicate, Rule
 from jitquant._type_names import type_name
 from jitquant.errors import JitQuantTypeError, JitQuantValueError
 from jitquant.explain import Explanation, explain
@@ -30,7 +30,8 @@ class QConfigMapping:
     Of several rules that match an op, the strongest decides. From weakest to strongest: global,
     object type, module name regex, module name, (module name, object type, index), predicate. A
     qconfig of None leaves the op float, and keeps it out of fusions: its BatchNorm and padding are
-    not folded. What no rule matches stays float too.
+    not folded. "fused float" in its place leaves the op float and folds them. What no rule matches
+    stays float too.
 
     Attributes:
         rules: weakest kind first, and of one kind in the order in which they were set; setting
@@ -55,7 +56,7 @@ class QConfigMapping:
         """All ops that no other rule matches.
 
         Args:
-            qconfig: here and below, a `QConfig`, one of torch.ao, or None.
+            qconfig: here and below, a `QConfig`, one of torch.ao, None or "fused float".
 
         Raises:
             JitQuantTypeError, JitQuantValueError: here and below, see `check_qconfig`.
@@ -195,7 +196,7 @@ class QConfigMapping:
             )
         plain: dict[str, Any] = {}
         for rule in self.rules:
-            qconfig = write_qconfig(rule.qconfig, str(rule))
+            qconfig = FUSED_FLOAT if rule.is_fused else write_qconfig(rule.qconfig, str(rule))
             if rule.key:
                 plain.setdefault(rule.kind, []).append([*rule.key, qconfig])
             else:
@@ -260,7 +261,9 @@ class QConfigMapping:
     def _with(
         self, kind: str, key: tuple[Any, ...], qconfig: object, where: str
     ) -> "QConfigMapping":
-        rule = Rule(kind, key, None if qconfig is None else _checked(qconfig, where))
+        is_fused = isinstance(qconfig, str) and qconfig == FUSED_FLOAT
+        is_float = qconfig is None or is_fused
+        rule = Rule(kind, key, None if is_float else _checked(qconfig, where), is_fused=is_fused)
         rules = {(each.kind, each.key): each for each in self.rules}
         rules[kind, key] = rule
         in_order = sorted(rules.values(), key=lambda each: KINDS.index(each.kind))

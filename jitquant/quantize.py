@@ -152,6 +152,7 @@ def _prepare(
     qconfig_dict: Config,
     trace: Trace | None,
     function: str = "prepare_jit",
+    spares: bool = False,
 ) -> torch.jit.ScriptModule:
     _checks.check_float_model(model, function)
     example = "default_dynamic_qconfig" if "dynamic" in function else "get_default_qconfig()"
@@ -167,6 +168,7 @@ def _prepare(
         [_index(decision, distinct) for decision in decisions],
         [_observers(qconfig) for qconfig in distinct],
         shape_recorder(),
+        spares,
     )
     state = _new_state("prepared", result, engine, bits)
     if not any(op.int8 or op.reason == _C.FLOAT16_WEIGHT for op in state.ops):
@@ -255,6 +257,8 @@ def _warn_of_float(what: str, ops: Sequence[_state.OpState], level: int) -> None
 def _index(decision: Decision, qconfigs: Sequence[QConfig]) -> int:
     if decision.qconfig is not None:
         return qconfigs.index(decision.qconfig)
+    if decision.is_fused:
+        return _C.FUSED_FLOAT
     return _C.LEFT_FLOAT if decision.rule else _C.NO_RULE
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import jitquant
 from jitquant import _op_times
+from jitquant._one_calibration import OneCalibration
 from jitquant.quantize import _convert
 from jitquant.sensitivity import OpSensitivity, noise_to_signal
 from tests.models import PlainNet, ResidualNet, images, scripted
@@ -183,6 +184,33 @@ def test_the_mapping_makes_the_bits_of_the_model(
     ops = jitquant.coverage(found.model)
     assert ops.ops == jitquant.coverage(again).ops
     assert ops.int8 and not [op for op in ops.float if "no qparams" in op.reason]
+
+
+@pytest.mark.parametrize(("net", "shape"), [(SqueezeExcite, (2, 4, 8, 8)), (Gate, (16, 8))])
+def test_a_search_calibrates_once(
+    net: type[nn.Module], shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model, data = _script(net()), _data(*shape)
+    calibrated = []
+
+    def calibrate(prepared: torch.jit.ScriptModule, *args: Any, **kwargs: Any) -> None:
+        calibrated.append(prepared)
+        jitquant.calibrate(prepared, *args, **kwargs)
+
+    monkeypatch.setattr(sys.modules["jitquant.auto_mapping"], "calibrate", calibrate)
+    found = jitquant.auto_mapping(model, data, _sqnr(model, data), max_drop=1, progress=False)
+    assert len(found.trials) > 2 and len(calibrated) == 1
+
+
+def test_what_it_cannot_hand_on_is_calibrated_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, data = _script(Gate()), _data(16, 8)
+    evaluate = _sqnr(model, data)
+    expected = jitquant.auto_mapping(model, data, evaluate, max_drop=60, progress=False)
+    monkeypatch.setattr(OneCalibration, "give", lambda *_: False)
+    found = jitquant.auto_mapping(model, data, evaluate, max_drop=60, progress=False)
+    assert torch.equal(found.model(data[0]), expected.model(data[0]))
 
 
 def test_a_model_that_is_good_enough_stays_int8() -> None:

@@ -601,6 +601,38 @@ def test_explanation_is_a_table() -> None:
     assert text.splitlines()[-1].startswith("#1: activation MinMaxObserver")
 
 
+class PaddedNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.conv(functional.pad(x, (0, 1, 0, 1))))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("qconfig", "name", "left"),
+    [
+        ("fused float", "fused float", ["aten::conv2d"]),
+        (None, "float", ["aten::pad", "aten::conv2d", "aten::batch_norm"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::jitquant.FloatWarning")
+def test_what_is_left_float_can_be_folded(qconfig: object, name: str, left: list[str]) -> None:
+    model = scripted(PaddedNorm())
+    mapping = QConfigMapping().set_global(A).set_module_name("conv", qconfig)
+    lines = [re.split(r"\s{2,}", line) for line in str(mapping.explain(model)).splitlines()]
+    assert ["forward", "conv", "aten::conv2d", "0", name] in [line[:5] for line in lines]
+    prepared = jitquant.prepare_jit(model, mapping)
+    ops = jitquant.coverage(prepared).ops
+    assert [op.op for op in ops] == left
+    assert not any(op.int8 for op in ops)
+    assert next(op for op in ops if op.op == "aten::conv2d").reason == "its qconfig is None"
+    x = images(2, 3, 8, 8)
+    torch.testing.assert_close(prepared(x), model(x))
+
+
 class Parts(nn.Module):
     def __init__(self) -> None:
         super().__init__()

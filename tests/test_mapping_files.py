@@ -33,6 +33,7 @@ MAPPINGS = {
     "global": QConfigMapping().set_global(jitquant.get_default_qconfig("qnnpack")),
     "a class": QConfigMapping().set_global(PLAIN_CLASS),
     "float": QConfigMapping().set_global(None),
+    "fused float": QConfigMapping().set_global(FIXED).set_module_name("fc", "fused float"),
     "all kinds": QConfigMapping()
     .set_global(jitquant.get_default_qconfig())
     .set_object_type(nn.Conv2d, jitquant.default_qconfig)

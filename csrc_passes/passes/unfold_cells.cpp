@@ -112,8 +112,8 @@ bool isDynamicCell(const Node* node, const Program& program) {
   const auto kind = node->kind();
   const bool is_cell = kind == c10::aten::lstm_cell || kind == c10::aten::gru_cell ||
                        kind == c10::aten::rnn_tanh_cell || kind == c10::aten::rnn_relu_cell;
-  return is_cell && !isLeftFloat(node) &&
-         program.qconfigs[*mark(node, kQConfigMark)].activations != Activations::kStatic;
+  const auto qconfig = mark(node, kQConfigMark);
+  return is_cell && *qconfig >= 0 && program.qconfigs[*qconfig].activations != Activations::kStatic;
 }
 
 }  // namespace

@@ -188,11 +188,12 @@ def test_static_cells_are_left(module: nn.Module) -> None:
     assert_unchanged(left, left.before)
 
 
-def test_cells_that_are_left_float() -> None:
+@pytest.mark.parametrize("qconfig", [None, "fused float"])
+def test_cells_that_are_left_float(qconfig: object) -> None:
     left = before_and_after(
         "unfold_cells",
         scripted(Gru(3)),
-        qconfig_dict={"": INT8, "object_type": [("aten::gru_cell", None)]},
+        qconfig_dict={"": INT8, "object_type": [("aten::gru_cell", qconfig)]},
         function="prepare_dynamic_jit",
     )
     assert_unchanged(left, left.before)
