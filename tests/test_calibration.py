@@ -141,6 +141,15 @@ def test_calibration_goes_on_after_saving_and_loading() -> None:
     jitquant.convert_jit(loaded)
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, which processes that share the tests have switched off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_ends_it_with_what_was_seen() -> None:
     def data() -> Iterator[Tensor]:
         yield from images()[:2]
@@ -185,6 +194,7 @@ class Interrupting(tuple[Tensor, ...]):
         return super().__iter__()
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_within_a_batch_waits_until_it_is_counted() -> None:
     prepared = prepare(ResidualNet())
     batches = images()

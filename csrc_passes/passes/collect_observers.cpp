@@ -31,9 +31,10 @@ namespace {
 
 constexpr double kSmallestScale = 1.0 / (1 << 23);  // observers give no smaller one: 3.1e-5 / 255
 
-// 255 times it are 1.1e+12. TorchScript writes integral numbers from about ten times as much on
-// without a point, and reads them as integers.
-constexpr float kLargestScale = 4294967296.0F;
+// Between these TorchScript writes integral numbers, which all float32 of that size are, without a
+// point or an exponent, and reads them as integers.
+constexpr double kLargestWithPoint = 4294967296.0;
+constexpr double kSmallestWithExponent = 1e17;
 
 std::string describeValue(const Value* value, const Method& method) {
   const Node* producer = value->node();
@@ -94,10 +95,11 @@ Observation read(jit::Module observer, const std::string& where, bool nested) {
     throw UserError("the values of " + where +
                     " span more than float32 can scale. Set the qconfig of that module to None.");
   }
-  if (observation.qparams->scale.max().item<float>() > kLargestScale) {
+  const at::Tensor& scale = observation.qparams->scale;
+  if ((scale > kLargestWithPoint).logical_and(scale < kSmallestWithExponent).any().item<bool>()) {
     throw UserError("the values of " + where +
-                    " span more than 1.1e+12, and a TorchScript file cannot keep so large a scale. "
-                    "Set the qconfig of that module to None.");
+                    " span between 1.1e+12 and 2.6e+19, and a TorchScript file cannot keep a scale "
+                    "of that size. Set the qconfig of that module to None.");
   }
   if (observation.qparams->axis < 0 && observation.qparams->scalarScale() <= kSmallestScale) {
     observation.qparams.reset();
