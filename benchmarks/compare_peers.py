@@ -52,7 +52,8 @@ from benchmarks.report import (
 )
 from benchmarks.runners import Runner
 from benchmarks.subjects import Subject, make_subject
-from benchmarks.variants import INSTALL, VARIANTS, NotAvailable, Variant, engine_set
+from benchmarks.variants import INSTALL, VARIANTS, NotAvailable, Variant
+from jitquant._engine import engine_set
 from tutorials.measure import file_mb, run_all, sqnr_db
 
 MODELS = (

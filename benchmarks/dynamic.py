@@ -49,7 +49,8 @@ from benchmarks.report import (
 from benchmarks.runners import Runner
 from benchmarks.subjects import Subject
 from benchmarks.text_models import LEAST_TOKENS, NAMES, SIZES, make_text_model
-from benchmarks.variants import NotAvailable, Variant, engine_set, make_float, make_frozen
+from benchmarks.variants import NotAvailable, Variant, make_float, make_frozen
+from jitquant._engine import engine_set
 from tutorials.measure import file_mb, run_all, sqnr_db
 
 LENGTHS = [16, 64, 128, 256]

@@ -1,9 +1,8 @@
 """What `compare_peers.py` compares: ways to make an int8 file out of a float model."""
 
-import contextlib
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,16 +51,6 @@ class Variant:
 
 class NotAvailable(Exception):
     """A variant that does not exist for a model; the message says why."""
-
-
-@contextlib.contextmanager
-def engine_set(engine: str) -> Iterator[None]:
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = engine
-    try:
-        yield
-    finally:
-        torch.backends.quantized.engine = before
 
 
 # --- torch ---

@@ -3,16 +3,16 @@
 import io
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from jitquant import _batches
+from jitquant._engine import engine_set
 
-__all__ = ["Cost", "costs", "engine_set"]
+__all__ = ["Cost", "costs", "reloaded"]
 
 _FIRST_RUNS = 2  # not counted: torch optimizes graphs then
 _LEAST_RUNS = 5
@@ -33,17 +33,6 @@ class Cost:
     latency: float
     runs: int
     threads: int
-
-
-@contextmanager
-def engine_set(engine: str) -> Iterator[None]:
-    """Run ops on a quantized engine, and go back to the one that was set."""
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = engine
-    try:
-        yield
-    finally:
-        torch.backends.quantized.engine = before
 
 
 def costs(

@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from jitquant import _C
+from jitquant import _C, _batches
 from jitquant._observed import ARGUMENT_RECORDER
 from jitquant.errors import JitQuantError
 
@@ -47,7 +47,7 @@ def check(
     arguments = _arguments(prepared, inputs)
     if arguments is None:
         return
-    with torch.no_grad(), _unoptimized():
+    with _batches.briefly():
         try:
             loaded(*arguments)
         except Exception as error:  # torch.jit.Error, RuntimeError, IndexError and others
@@ -57,12 +57,6 @@ def check(
                     f"{str(error).strip().splitlines()[-1]}\n"
                     "This is a defect of jitquant; your model was not changed. Please report it."
                 ) from error
-
-
-def _unoptimized() -> AbstractContextManager[None]:
-    """Graphs run as they are: what torch optimizes for speed is lost after a single run."""
-    unoptimized: AbstractContextManager[None] = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
-    return unoptimized
 
 
 @contextmanager

@@ -228,7 +228,7 @@ class _Calibrated:
     ) -> None:
         self._model, self._batches = model, batches
         self._calibration = OneCalibration(observed)
-        calibrate(observed, map(_batches.copied, batches), progress=progress)
+        calibrate(observed, batches, progress=progress)
 
     def by(self, mapping: QConfigMapping) -> torch.jit.ScriptModule:
         """What prepare_jit makes of the float model by a mapping of the search, calibrated."""
@@ -236,7 +236,7 @@ class _Calibrated:
             warnings.simplefilter("ignore", FloatWarning)  # that ops are float is what is tried
             prepared = prepare_jit(self._model, mapping)
         if not self._calibration.give(prepared):
-            calibrate(prepared, map(_batches.copied, self._batches), progress=False)
+            calibrate(prepared, self._batches, progress=False)
         return prepared
 
 

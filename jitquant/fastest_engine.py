@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from jitquant import _checks
-from jitquant._cost import costs, engine_set
+from jitquant._cost import costs
+from jitquant._engine import engine_set
 from jitquant._table import table
 from jitquant.backend import BACKENDS
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError

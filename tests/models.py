@@ -62,6 +62,22 @@ class PlainNet(nn.Module):
         return y
 
 
+class Remembers(nn.Module):
+    """Adds the mean that it saw before."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(x) + self.seen
+        self.seen.copy_(y.mean(0))
+        return y
+
+
 class TwoMethodNet(nn.Module):
     """Has an exported method besides forward, with a layer of its own, and a plain attribute."""
 

@@ -16,7 +16,7 @@ from jitquant import _op_times
 from jitquant._one_calibration import OneCalibration
 from jitquant.quantize import _convert
 from jitquant.sensitivity import OpSensitivity, noise_to_signal
-from tests.models import PlainNet, ResidualNet, images, scripted
+from tests.models import PlainNet, Remembers, ResidualNet, images, scripted
 from tests.test_sensitivity import Doubles, Faulty, _data, _sqnr
 
 Costs = Callable[[dict[str, float]], None]
@@ -461,22 +461,6 @@ def test_batches_stay_as_they_are() -> None:
     data = _data(2, 4)
     jitquant.auto_mapping(_script(Doubles()), data, lambda _: 1.0, max_drop=0, progress=False)
     assert all(torch.equal(x, y) for x, y in zip(data, _data(2, 4), strict=True))
-
-
-class Remembers(nn.Module):
-    """Adds the mean that it saw before."""
-
-    seen: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(4, 4)
-        self.register_buffer("seen", torch.zeros(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.fc(x) + self.seen
-        self.seen.copy_(y.mean(0))
-        return y
 
 
 def test_evaluate_changes_copies() -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 import jitquant
 from jitquant import _C, QConfig
+from jitquant._engine import engine_set
 from jitquant.backend import BACKENDS
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 from jitquant.observers import FixedQParamsObserver, MinMaxObserver, PerChannelMinMaxObserver
@@ -22,9 +23,8 @@ ACTIVATION = MinMaxObserver.with_args()
 
 @pytest.fixture(autouse=True)
 def keeps_the_engine() -> Iterator[None]:
-    before = torch.backends.quantized.engine
-    yield
-    torch.backends.quantized.engine = before
+    with engine_set(torch.backends.quantized.engine):
+        yield
 
 
 def weight(scheme: torch.qscheme, **kwargs: Any) -> QConfig:

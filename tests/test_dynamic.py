@@ -13,6 +13,7 @@ from torch.nn import functional
 
 import jitquant
 from jitquant import JitQuantError, JitQuantValueError, QConfig
+from jitquant._engine import engine_set
 from jitquant.observers import MinMaxObserver, PlaceholderObserver
 from tests.models import assert_untouched, graph_text, images, reloaded, sqnr
 
@@ -78,20 +79,6 @@ def test_one_linear_is_what_the_formulas_say(engine: str, per_channel: bool) -> 
         torch.testing.assert_close(output.double(), expected, rtol=0, atol=1e-5)
     else:
         assert sqnr(expected, output) > 40
-
-
-class engine_set:
-    """Sets the quantized engine inside of a with statement."""
-
-    def __init__(self, engine: str) -> None:
-        self.engine = engine
-
-    def __enter__(self) -> None:
-        self.before = torch.backends.quantized.engine
-        torch.backends.quantized.engine = self.engine
-
-    def __exit__(self, *_: object) -> None:
-        torch.backends.quantized.engine = self.before
 
 
 @pytest.mark.parametrize("qconfig", INT8)

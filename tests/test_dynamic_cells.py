@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 import jitquant
 from jitquant import QConfig
+from jitquant._engine import engine_set
 from tests.models import assert_untouched, graph_text, images, reloaded, sqnr
-from tests.test_dynamic import DYNAMIC, ENGINES, INT8, engine_set
+from tests.test_dynamic import DYNAMIC, ENGINES, INT8
 
 HALF = jitquant.float16_dynamic_qconfig
 X = images(3, 12)

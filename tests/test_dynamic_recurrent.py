@@ -11,9 +11,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import jitquant
 from jitquant import QConfig
+from jitquant._engine import engine_set
 from jitquant.observers import PlaceholderObserver
 from tests.models import assert_untouched, graph_text, images, reloaded, sqnr
-from tests.test_dynamic import DYNAMIC, ENGINES, INT8, engine_set
+from tests.test_dynamic import DYNAMIC, ENGINES, INT8
 
 HALF = jitquant.float16_dynamic_qconfig
 QCONFIGS = (*INT8, HALF)

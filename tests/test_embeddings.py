@@ -11,6 +11,7 @@ from torch.nn import functional
 
 import jitquant
 from jitquant import JitQuantValueError, QConfig
+from jitquant._engine import engine_set
 from jitquant.observers import PlaceholderObserver
 from tests.models import assert_untouched, graph_text, reloaded, sqnr
 
@@ -414,12 +415,8 @@ def test_debug_computes_the_same_in_float(bits: int) -> None:
 def test_every_engine_has_packed_tables(engine: str, bits: int) -> None:
     model = script(Table())
     expected = quantize(model, bits)(INDICES)
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = engine
-    try:
+    with engine_set(engine):
         assert torch.equal(quantize(model, bits)(INDICES), expected)
-    finally:
-        torch.backends.quantized.engine = before
 
 
 def test_what_does_not_go_together() -> None:

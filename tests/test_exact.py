@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import jitquant
+from jitquant._engine import engine_set
 from jitquant.errors import JitQuantValueError
 from tests.models import ResidualNet, calibrate, images, scripted
 from tests.samples import SAMPLES
@@ -19,10 +20,8 @@ ENGINES = ("x86", "fbgemm", "onednn", "qnnpack")
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = request.param
-    yield request.param
-    torch.backends.quantized.engine = before
+    with engine_set(request.param) as name:
+        yield name
 
 
 def tensors(result: Any) -> list[Tensor]:

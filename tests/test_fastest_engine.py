@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import jitquant
 from jitquant import JitQuantError, JitQuantTypeError, JitQuantValueError, _cost
+from jitquant._engine import engine_set
 from tests.ir import sample
 
 ENGINES = ["x86", "fbgemm", "onednn", "qnnpack"]
@@ -84,7 +85,7 @@ def test_it_prints_a_table() -> None:
 def test_what_was_given_stays_as_it_was(engine: str) -> None:
     prepared, x = calibrated(), X.clone()
     before = jitquant.convert_jit(prepared, preserved_attrs=["twice"])
-    with _cost.engine_set(engine):
+    with engine_set(engine):
         jitquant.fastest_engine(prepared, x, seconds=0.01, preserved_attrs=["twice"])
         assert torch.backends.quantized.engine == engine
     after = jitquant.convert_jit(prepared, preserved_attrs=["twice"])

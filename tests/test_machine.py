@@ -11,6 +11,7 @@ from torch import nn
 
 import jitquant
 from jitquant import machine
+from jitquant._engine import engine_set
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 from tests.models import PlainNet, calibrate, images, reloaded, scripted
 
@@ -21,9 +22,8 @@ library.impl("twice", lambda x: x * 2, "CompositeExplicitAutograd")
 
 @pytest.fixture(autouse=True)
 def keeps_the_engine() -> Iterator[None]:
-    before = torch.backends.quantized.engine
-    yield
-    torch.backends.quantized.engine = before
+    with engine_set(torch.backends.quantized.engine):
+        yield
 
 
 def converted(bits: dict[str, int] | None = None, debug: bool = False) -> torch.jit.ScriptModule:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import jitquant
+from jitquant._engine import engine_set
 from jitquant.numeric_suite import Comparison, compare_ops, compare_outputs, compare_weights
 from jitquant.quantize import _convert
 from tests.ir import FIXED, sample, scripted
@@ -245,9 +246,7 @@ class Grouped(nn.Module):
 
 
 def test_channels_that_convert_added_are_left_out() -> None:
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = "fbgemm"
-    try:
+    with engine_set("fbgemm"):
         script = scripted(Grouped())
         data = [sample(1, 4, 5, 5)]
         int8 = reloaded(quantized_of(script, data))
@@ -259,5 +258,3 @@ def test_channels_that_convert_added_are_left_out() -> None:
             assert result.unmatched == ()
             assert [len(each.errors.channels) for each in result.ops][1:4] == [6, 6, 3]
             assert all(each.errors.max_abs_error < 0.2 for each in result.ops)  # 3 steps of 1/16
-    finally:
-        torch.backends.quantized.engine = before

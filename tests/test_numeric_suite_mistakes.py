@@ -20,6 +20,7 @@ from jitquant.numeric_suite import (
     write_report,
 )
 from tests.ir import FIXED, scripted
+from tests.models import Remembers
 from tests.numeric_suite import (
     Two,
     X,
@@ -153,20 +154,6 @@ def test_a_prepared_model_with_corrected_biases_says_nothing_of_what_is_right() 
     with pytest.raises(JitQuantValueError, match=f"sensitivity: {message}"):
         jitquant.sensitivity(corrected, data, progress=False)
     assert compare_outputs(model, int8, data).ops
-
-
-class Remembers(nn.Module):
-    seen: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(4, 4)
-        self.register_buffer("seen", torch.zeros(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.fc(x) + self.seen
-        self.seen.copy_(y.mean(0))
-        return y
 
 
 def test_the_state_of_both_models_stays() -> None:

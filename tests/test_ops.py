@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import jitquant
 from jitquant import _C
+from jitquant._engine import engine_set
 from tests.samples import SAMPLES, OpSample
 
 pytestmark = pytest.mark.filterwarnings(
@@ -215,10 +216,8 @@ ENGINES = [name for name in torch.backends.quantized.supported_engines if name !
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each quantized engine of this torch, set during the test."""
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = request.param
-    yield request.param
-    torch.backends.quantized.engine = before
+    with engine_set(request.param) as name:
+        yield name
 
 
 class SmallNet(nn.Module):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import jitquant
+from jitquant._engine import engine_set
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINES = [name for name in torch.backends.quantized.supported_engines if name != "none"]
@@ -27,21 +28,16 @@ MOST = 128
 @pytest.fixture(params=SATURATING)
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each engine that sums in 16 bits, set during the test."""
-    yield from set_engine(request.param)
+    with engine_set(request.param) as name:
+        yield name
 
 
 @pytest.fixture
 def qnnpack() -> Iterator[str]:
     if "qnnpack" not in ENGINES:
         pytest.skip("this torch has no qnnpack")
-    yield from set_engine("qnnpack")
-
-
-def set_engine(name: str) -> Iterator[str]:
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = name
-    yield name
-    torch.backends.quantized.engine = before
+    with engine_set("qnnpack") as name:
+        yield name
 
 
 def integer_weights(converted: torch.jit.ScriptModule) -> list[Tensor]:

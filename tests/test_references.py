@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from jitquant import _C
+from jitquant._engine import engine_set
 
 Draw = Callable[..., Any]
 Quantized = Any
@@ -31,10 +32,8 @@ FACTORS = (0.5, 1.0, 2.0, 0.97, 1.31, 3.7)
 
 @pytest.fixture(autouse=True, params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = request.param
-    yield request.param
-    torch.backends.quantized.engine = before
+    with engine_set(request.param) as name:
+        yield name
 
 
 UNITS: dict[str, Any] = {}

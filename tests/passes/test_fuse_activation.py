@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from jitquant._engine import engine_set
 from tests.ir import (
     ACTIVATION_SCALE,
     assert_change,
@@ -19,10 +20,8 @@ from tests.ir import (
 @pytest.fixture(autouse=True)
 def onednn() -> Iterator[None]:
     """The only engine with such layers."""
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = "onednn"
-    yield
-    torch.backends.quantized.engine = before
+    with engine_set("onednn"):
+        yield
 
 
 class Leaky(nn.Module):

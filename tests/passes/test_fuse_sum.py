@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import jitquant
+from jitquant._engine import engine_set
 from jitquant.errors import JitQuantError
 from tests.ir import (
     ACTIVATION_SCALE,
@@ -25,10 +26,8 @@ from tests.ir import (
 @pytest.fixture(autouse=True)
 def onednn() -> Iterator[None]:
     """The only engine with such convolutions."""
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = "onednn"
-    yield
-    torch.backends.quantized.engine = before
+    with engine_set("onednn"):
+        yield
 
 
 class Residual(nn.Module):

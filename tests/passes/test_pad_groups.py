@@ -11,6 +11,7 @@ from torch.nn import functional
 
 import jitquant
 from jitquant import convert_jit, default_qconfig, prepare_jit
+from jitquant._engine import engine_set
 from tests.ir import (
     assert_change,
     assert_unchanged,
@@ -33,10 +34,8 @@ CANNOT = (
 @pytest.fixture(params=["fbgemm"], autouse=True)
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     """fbgemm, which has the rule from two groups on; x86 has it from 101 on."""
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = request.param
-    yield request.param
-    torch.backends.quantized.engine = before
+    with engine_set(request.param) as name:
+        yield name
 
 
 class Block(nn.Module):

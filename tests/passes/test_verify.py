@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jitquant import convert_jit, coverage
+from jitquant._engine import engine_set
 from tests.ir import (
     FIXED,
     assert_change,
@@ -25,10 +26,8 @@ WRONG = re.compile(r"^its int8 form is wrong by up to \d+ quantization steps for
 
 @pytest.fixture
 def qnnpack() -> Iterator[None]:
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = "qnnpack"
-    yield
-    torch.backends.quantized.engine = before
+    with engine_set("qnnpack"):
+        yield
 
 
 class Conv(nn.Module):
