@@ -10,8 +10,8 @@ _OF_TORCH = frozenset(
     """
     _c10d_functional _c10d_functional_autograd _dtensor _native _quantized _test aten c10d coor
     cuda debug_mode_ops debugprims export inductor inductor_prims mkl mkldnn mkldnn_prepacked
-    onednn onnx prim prims profiler quantization quantized rngprims sparse static_runtime symm_mem
-    xnnpack
+    onednn onnx prim prims profiler quantization quantized rnn rngprims sparse static_runtime
+    symm_mem xnnpack
     """.split()  # noqa: SIM905
 )
 """Namespaces that `import torch` registers (2.14.1), and those of its classes."""

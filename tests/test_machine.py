@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import jitquant
-from jitquant import machine
+from jitquant import _C, machine
 from jitquant._engine import engine_set
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 from tests.models import PlainNet, calibrate, images, reloaded, scripted
@@ -156,6 +156,14 @@ def test_libraries_of_custom_ops_are_in_the_file(debug: bool) -> None:
 
 def test_a_file_of_torch_ops_says_that_it_needs_no_library() -> None:
     assert rows(jitquant.check(converted()))["libraries"].needs == "only torch"
+
+
+def test_classes_have_namespaces_too() -> None:
+    """No op of an LSTM is of "rnn", but its packed weights are."""
+    lstm: Any = torch.jit.trace(nn.LSTM(4, 4).eval(), torch.rand(3, 2, 4))
+    dynamic = jitquant.quantize_dynamic_jit(lstm, {"": jitquant.default_dynamic_qconfig})
+    assert "rnn" in _C.namespaces_of(dynamic._c)
+    assert rows(jitquant.check(dynamic))["libraries"].needs == "only torch"
 
 
 def test_a_file_made_before_libraries_were_recorded_can_be_read() -> None:

@@ -1,6 +1,7 @@
 """numeric_suite: what users get wrong."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests.numeric_suite import (
     quantized_of,
     two_layers,
 )
+from tests.test_sensitivity import Doubles
 
 
 class Other(nn.Module):
@@ -154,6 +156,16 @@ def test_a_prepared_model_with_corrected_biases_says_nothing_of_what_is_right() 
     with pytest.raises(JitQuantValueError, match=f"sensitivity: {message}"):
         jitquant.sensitivity(corrected, data, progress=False)
     assert compare_outputs(model, int8, data).ops
+
+
+def test_a_model_may_write_into_its_input() -> None:
+    model, data = scripted(Doubles()), [torch.rand(4, 4) for _ in range(2)]
+    given = [x.clone() for x in data]
+    int8 = jitquant.convert_jit(prepared_of(model, data))
+    compared = compare_outputs(model, int8, data)
+    # Those up to the first int8 op got the same numbers.
+    assert [each.errors.sqnr for each in compared.ops[:2]] == [math.inf, math.inf]
+    assert all(torch.equal(x, before) for x, before in zip(data, given, strict=True))
 
 
 def test_the_state_of_both_models_stays() -> None:

@@ -1,6 +1,7 @@
 """The trial run of a converted model, with what forward got while calibrating."""
 
 import io
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -197,6 +198,26 @@ def test_packed_weights_are_those_that_were_loaded() -> None:
     with torch.no_grad():
         values = arguments()
         assert torch.equal(converted(*values), reloaded(converted)(*values))
+
+
+def test_packed_weights_are_dropped_while_the_file_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called: list[str] = []
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            called.append(name)
+            return function(*arguments)
+
+        return call
+
+    prepared = prepared_and_run(Takes(), *arguments())
+    monkeypatch.setattr(_C, "drop_packed", noted("drop", _C.drop_packed))
+    monkeypatch.setattr(torch.jit, "load", noted("load", torch.jit.load))
+    monkeypatch.setattr(_C, "take_packed", noted("take", _C.take_packed))
+    jitquant.convert_jit(prepared)
+    assert called == ["drop", "load", "take"]
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ of these is marked, and gives one logit, whose sign chooses between the two.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,15 +59,25 @@ def load_bert(count: int = 300) -> Bert:
             "The model is inside the package silero-stress, which is not installed. Run:\n"
             "    pip install --no-deps -r requirements-models.txt"
         )
-    archive: Any = PackageImporter(str(Path(spec.origin).parent / ARCHIVE))
-    solver: Any = archive.load_pickle("accentor_models", "accentor").homosolver
-    model = solver.model.eval()
-    # The package keeps the table of tokens in int8, and expands it in the same way.
-    table = model.bert.embeddings.word_embeddings.weight
-    table.data = model.bert.scale * (table.data - model.bert.zero_point)
-    texts = marked_phrases(solver)
-    step = max(len(texts) // count, 1)
-    return Bert(model, [to_phrase(solver.tokenizer, text) for text in texts[::step][:count]])
+    with torch_left_alone():
+        archive: Any = PackageImporter(str(Path(spec.origin).parent / ARCHIVE))
+        solver: Any = archive.load_pickle("accentor_models", "accentor").homosolver
+        model = solver.model.eval()
+        # It keeps the table of tokens in int8, and expands it in the same way.
+        table = model.bert.embeddings.word_embeddings.weight
+        table.data = model.bert.scale * (table.data - model.bert.zero_point)
+        texts = marked_phrases(solver)
+        step = max(len(texts) // count, 1)
+        return Bert(model, [to_phrase(solver.tokenizer, text) for text in texts[::step][:count]])
+
+
+@contextmanager
+def torch_left_alone() -> Iterator[None]:
+    """The package switches gradients off, and all threads but one, for the whole process."""
+    threads = torch.get_num_threads()
+    with torch.set_grad_enabled(torch.is_grad_enabled()):
+        yield
+    torch.set_num_threads(threads)
 
 
 def marked_phrases(solver: Any) -> list[str]:
