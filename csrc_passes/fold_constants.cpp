@@ -46,6 +46,8 @@ bool mayHavePeephole(const Node* node) {
   return !is_tensor_op || isAmong(kinds) || (isAmong(arithmetic) && !isTensor(node->input(1)));
 }
 
+bool isTuple(const Node* node) { return node->kind() == c10::prim::TupleConstruct; }
+
 bool any(jit::Graph& graph, bool (*is_such)(const Node*)) {
   const std::vector<Node*> nodes = allNodes(graph);
   return std::any_of(nodes.begin(), nodes.end(), is_such);
@@ -97,7 +99,7 @@ void renewKeptLists(jit::Graph& graph) {
 
 void foldConstants(std::shared_ptr<jit::Graph>& graph) {
   propagateConstants(graph);
-  jit::LowerSimpleTuples(graph);
+  if (any(*graph, isTuple)) jit::LowerSimpleTuples(graph);
   // Not as long as PeepholeOptimize says that it changed something: for one graph it says that in
   // some runs and not in others.
   size_t before = 0;

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -52,7 +52,7 @@ class State:
         records = []
         for op in self.ops:
             record = _C.OpRecord()
-            for name, value in asdict(op).items():
+            for name, value in vars(op).items():
                 setattr(record, name, list(value) if isinstance(value, tuple) else value)
             records.append(record)
         for index in left_float:
@@ -101,7 +101,7 @@ def read(model: torch.jit.ScriptModule) -> State | None:
 
 def write(module: torch._C.ScriptModule, state: State) -> None:
     """Put `state` into a C++ module."""
-    text = json.dumps(asdict(state), separators=(",", ":"))
+    text = json.dumps(state, default=vars, separators=(",", ":"))
     target: Any = module  # torch's stubs lack both methods
     if target.hasattr(ATTRIBUTE):
         target.setattr(ATTRIBUTE, text)

@@ -14,6 +14,8 @@
 // Where an op of fixed range (tanh) was to be int8 at prepare and is left float since, nothing
 // observed its values. They are given the range that they have in int8.
 
+#include <unordered_map>
+
 #include "dead_code.h"
 #include "drop_observers.h"
 #include "error.h"
@@ -124,39 +126,49 @@ void giveFixedQParams(Program& program, const Method& method) {
   }
 }
 
-// Whether calibration gave nothing but numbers that are not floating point.
-bool anyObserverSawOthers(Program& program) {
+// A node that calls an observer.
+struct Call {
+  Node* node;
+  jit::Module observer;
+};
+
+// Those of each method. Finding a module by name takes as long as there are modules.
+std::vector<std::vector<Call>> observerCalls(Program& program) {
+  std::unordered_map<std::string, jit::Module> observers;
+  for (const auto& child : program.module.named_children()) {
+    if (isObserverName(child.name)) observers.emplace(child.name, child.value);
+  }
+  std::vector<std::vector<Call>> calls;
   for (Method& method : program.methods) {
+    calls.emplace_back();
     for (Node* node : allNodes(*method.graph)) {
-      const auto name = observerCall(node);
-      if (name &&
-          !program.module.attr(*name).toModule().attr("seen_dtypes").toIntVector().empty()) {
-        return true;
-      }
+      if (const auto name = observerCall(node)) calls.back().push_back({node, observers.at(*name)});
     }
   }
-  return false;
+  return calls;
 }
 
-bool anyObserverRan(Program& program) {
-  for (Method& method : program.methods) {
-    for (Node* node : allNodes(*method.graph)) {
-      const auto name = observerCall(node);
-      if (name && program.module.attr(*name).toModule().attr("calls").toInt() > 0) return true;
+void checkCalibrated(const std::vector<std::vector<Call>>& calls) {
+  bool is_static = false;
+  bool saw_floats = false;
+  bool saw_others = false;
+  for (const auto& of_method : calls) {
+    for (const auto& [node, observer] : of_method) {
+      // Recorders of shapes, which alone stand in a graph that is dynamic everywhere, need no data.
+      is_static |= givesQParams(observer);
+      saw_floats |= observer.attr("calls").toInt() > 0;
+      saw_others |= !observer.attr("seen_dtypes").toIntVector().empty();
     }
   }
-  return false;
-}
-
-// Recorders of shapes, which alone stand in a graph that is dynamic everywhere, need no data.
-bool needsCalibration(Program& program) {
-  for (Method& method : program.methods) {
-    for (Node* node : allNodes(*method.graph)) {
-      const auto name = observerCall(node);
-      if (name && givesQParams(program.module.attr(*name).toModule())) return true;
-    }
+  if (!is_static || saw_floats) return;
+  if (saw_others) {
+    throw UserError(
+        "calibration saw no floating point values, which alone can become int8: all that the "
+        "prepared model ran on were integers or booleans.");
   }
-  return false;
+  throw UserError(
+      "the prepared model was not calibrated: no observer saw any data. Run the model that "
+      "prepare_jit returned on sample inputs that are not empty before convert_jit.");
 }
 
 void removeAttributes(const jit::Module& module) {
@@ -171,23 +183,14 @@ void removeAttributes(const jit::Module& module) {
 }  // namespace
 
 void collectObservers(Program& program) {
-  if (needsCalibration(program) && !anyObserverRan(program)) {
-    if (anyObserverSawOthers(program)) {
-      throw UserError(
-          "calibration saw no floating point values, which alone can become int8: all that the "
-          "prepared model ran on were integers or booleans.");
-    }
-    throw UserError(
-        "the prepared model was not calibrated: no observer saw any data. Run the model that "
-        "prepare_jit returned on sample inputs that are not empty before convert_jit.");
-  }
-  for (Method& method : program.methods) {
-    for (Node* node : allNodes(*method.graph)) {
-      const auto name = observerCall(node);
-      if (!name) continue;
+  const auto calls = observerCalls(program);
+  checkCalibrated(calls);
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const Method& method = program.methods[i];
+    for (const auto& [node, observer] : calls[i]) {
       Value* value = node->input(1);
-      program.observations[value] = read(program.module.attr(*name).toModule(),
-                                         describeValue(value, method), isNested(value, method));
+      program.observations[value] =
+          read(observer, describeValue(value, method), isNested(value, method));
       replaceAndDestroy(node, value);
     }
     eliminateDeadCode(method.graph);

@@ -20,6 +20,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "dead_code.h"
 #include "ir_util.h"
 #include "next_layer.h"
@@ -84,28 +86,41 @@ int64_t transposedGroups(const Node* conv) {
   return static_cast<int64_t>(constantNumber(conv->input(6)).value_or(-1));
 }
 
-Tensor scaleOutputChannels(const Tensor& weight, const Tensor& factor, int64_t groups) {
+// The factor of each output channel in a shape that multiplies the weight.
+Tensor broadcastable(const Tensor& factor, const Tensor& weight, int64_t groups) {
   std::vector<int64_t> per_channel(weight.dim(), 1);
   if (groups == 0) {
     per_channel[0] = -1;
-    return weight * factor.reshape(per_channel);
+    return factor.reshape(per_channel);
   }
   per_channel[0] = groups;
   per_channel[1] = weight.size(1);
-  const Tensor factors = factor.reshape(per_channel);
-  return weight * factors.repeat_interleave(weight.size(0) / groups, 0);
+  return factor.reshape(per_channel).repeat_interleave(weight.size(0) / groups, 0);
+}
+
+Tensor toFloat64(const Tensor& tensor) { return tensor.detach().to(at::kDouble); }
+
+// A few rows at a time: float64 of all would leave gaps in memory between the weights.
+Tensor scaled(const Tensor& weight, const Tensor& factors) {
+  constexpr int64_t kNumbers = 1 << 14;
+  Tensor result = at::empty_like(weight);
+  const int64_t step = std::max<int64_t>(1, kNumbers * weight.size(0) / weight.numel());
+  for (int64_t row = 0; row < weight.size(0); row += step) {
+    const int64_t rows = std::min(step, weight.size(0) - row);
+    const auto part = [&](const Tensor& tensor) { return tensor.narrow(0, row, rows); };
+    part(result).copy_(toFloat64(part(weight)) * part(factors));
+  }
+  return result;
 }
 
 std::pair<Tensor, Tensor> fold(const Tensor& weight, const std::optional<Tensor>& bias,
                                const BatchNorm& bn, int64_t groups) {
-  const auto f64 = [](const Tensor& t) { return t.detach().to(at::kDouble); };
-  Tensor factor = at::rsqrt(f64(bn.var) + bn.eps);
-  if (bn.gamma) factor = factor * f64(*bn.gamma);
-  // Made before what is computed in float64, so that this leaves no gap in memory.
-  Tensor folded_weight = at::empty_like(weight);
-  folded_weight.copy_(scaleOutputChannels(f64(weight), factor, groups));
-  Tensor folded_bias = ((bias ? f64(*bias) : at::zeros_like(factor)) - f64(bn.mean)) * factor;
-  if (bn.beta) folded_bias = folded_bias + f64(*bn.beta);
+  Tensor factor = at::rsqrt(toFloat64(bn.var) + bn.eps);
+  if (bn.gamma) factor = factor * toFloat64(*bn.gamma);
+  const Tensor folded_weight = scaled(weight, broadcastable(factor, weight, groups));
+  Tensor folded_bias =
+      ((bias ? toFloat64(*bias) : at::zeros_like(factor)) - toFloat64(bn.mean)) * factor;
+  if (bn.beta) folded_bias = folded_bias + toFloat64(*bn.beta);
   return {folded_weight, folded_bias.to(weight.scalar_type())};
 }
 

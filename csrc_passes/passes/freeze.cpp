@@ -15,6 +15,7 @@
 #include <torch/csrc/jit/passes/freeze_module.h>
 
 #include <map>
+#include <unordered_map>
 
 #include "constant_folder.h"
 #include "fold_constants.h"
@@ -67,11 +68,52 @@ void scopesToMarks(jit::Graph& graph, const std::map<int64_t, c10::Symbol>& kind
   }
 }
 
+bool isObject(const jit::Value* value) {
+  const auto type = value->type()->cast<c10::ClassType>();
+  return type && !type->is_module();
+}
+
+// Reads of packed weights become inputs, and come back first in the graph. libtorch's search for
+// equal nodes compares all reads of one type with each other.
+std::vector<std::string> readsToInputs(jit::Graph& graph) {
+  std::vector<std::string> names;
+  std::unordered_map<std::string, jit::Value*> inputs;
+  const jit::Value* self = graph.inputs()[0];
+  for (jit::Node* node : allNodes(graph)) {
+    const bool reads_object =
+        node->kind() == c10::prim::GetAttr && node->input() == self && isObject(node->output());
+    if (!reads_object) continue;
+    const auto [found, is_new] = inputs.emplace(node->s(c10::attr::name), nullptr);
+    if (is_new) {
+      found->second = graph.addInput()->copyMetadata(node->output());
+      names.push_back(found->first);
+    }
+    replaceAndDestroy(node, found->second);
+  }
+  return names;
+}
+
+void inputsToReads(jit::Graph& graph, const std::vector<std::string>& names) {
+  const jit::WithInsertPoint guard(*graph.nodes().begin());
+  const size_t first = graph.inputs().size() - names.size();
+  for (size_t i = 0; i < names.size(); ++i) {
+    jit::Value* input = graph.inputs()[first + i];
+    if (!input->uses().empty()) {
+      input->replaceAllUsesWith(graph.insertGetAttr(graph.inputs()[0], names[i]));
+    }
+  }
+  while (graph.inputs().size() > first) graph.eraseInput(graph.inputs().size() - 1);
+}
+
 }  // namespace
 
 void freeze(Program& program, const std::vector<std::string>& preserved) {
   std::vector<std::map<int64_t, c10::Symbol>> kinds;
-  for (Method& method : program.methods) kinds.push_back(marksToScopes(*method.graph));
+  std::vector<std::vector<std::string>> reads;
+  for (Method& method : program.methods) {
+    kinds.push_back(marksToScopes(*method.graph));
+    reads.push_back(readsToInputs(*method.graph));
+  }
   std::vector<std::string> kept = preserved;
   for (const Method& method : program.methods) {
     if (method.name != "forward") kept.push_back(method.name);
@@ -81,6 +123,7 @@ void freeze(Program& program, const std::vector<std::string>& preserved) {
   for (size_t i = 0; i < program.methods.size(); ++i) {
     Method& method = program.methods[i];
     method.graph = jit::toGraphFunction(program.module.get_method(method.name).function()).graph();
+    inputsToReads(*method.graph, reads[i]);
     renewKeptLists(*method.graph);
     scopesToMarks(*method.graph, kinds[i]);
     method.plan = nullptr;

@@ -22,11 +22,11 @@ using jit::Value;
 
 namespace {
 
-void insertCall(jit::Graph& graph, const jit::Module& root, const std::string& name, Value* value) {
-  const jit::Module observer = root.attr(name).toModule();
+void insertCall(jit::Graph& graph, const c10::TypePtr& type, const std::string& name,
+                Value* value) {
   Node* producer = value->node();
   Node* read = graph.createGetAttr(graph.inputs()[0], name);
-  read->output()->setType(observer.type());
+  read->output()->setType(type);
   if (producer->kind() == c10::prim::Param) {
     read->insertBefore(*producer->owningBlock()->nodes().begin());
   } else {
@@ -46,9 +46,10 @@ void insertObservers(Program& program, const jit::Module& shape_recorder) {
   int64_t next = 0;
   const auto insert = [&](Method& method, Value* value, const jit::Module& observer) {
     const std::string name = kObserverPrefix + std::to_string(next++);
-    program.module.register_module(name, observer.deepcopy());
+    const jit::Module copy = observer.deepcopy();
+    program.module.register_module(name, copy);
     method.graph->inputs()[0]->setType(program.module.type());
-    insertCall(*method.graph, program.module, name, value);
+    insertCall(*method.graph, copy.type(), name, value);
   };
   for (Method& method : program.methods) {
     for (const ObservedValue& observed : method.plan->observed) {
