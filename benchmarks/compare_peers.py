@@ -22,7 +22,7 @@ call of a turn does not count. Ratios and shares are those of medians.
 
 "of the limit" is which part is reached of the multiply-accumulates a second that the CPU can do at
 most (`mac_limit.py`). "size, ratio" is the file's size over that of int8 weights, float biases and
-100 kB. "load" is to load the file until it can run, the least of three times.
+100 kB. `--no-amx` hides AMX tiles from all (`without_amx.py`). "load" is to load the file until it can run, the least of three times.
 """
 
 import argparse
@@ -53,6 +53,7 @@ from benchmarks.report import (
 from benchmarks.runners import Runner
 from benchmarks.subjects import Subject, make_subject
 from benchmarks.variants import INSTALL, VARIANTS, NotAvailable, Variant
+from benchmarks.without_amx import refuse_amx
 from jitquant._engine import engine_set
 from tutorials.measure import file_mb, run_all, sqnr_db
 
@@ -98,6 +99,8 @@ class Result:
 def main() -> None:
     arguments = parse_arguments()
     silence_warnings()
+    if arguments.no_amx:
+        refuse_amx()
     torch.set_num_threads(arguments.threads)
     variants = installed([of for of in VARIANTS if of.name in arguments.variants])
     limit = measure_or_say_why_not(arguments.threads)
@@ -130,6 +133,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=positive, default=1, help="default: 1")
     parser.add_argument("--batch", type=positive, default=1, help="images at a time (default: 1)")
+    parser.add_argument("--no-amx", action="store_true", help="as on a CPU that has VNNI only")
     parser.add_argument("--pixels", type=positive, help="size of images (default: the model's)")
     parser.add_argument("--turns", type=positive, default=20, help="of each (default: 20)")
     parser.add_argument("--calls", type=positive, default=4, help="in a turn (default: 4)")

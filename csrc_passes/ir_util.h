@@ -71,8 +71,10 @@ inline constexpr const char* kInt8Mark =
     "jitquant_int8";  // an op on int8 tensors that convert made
 inline constexpr const char* kValueMark =
     "jitquant_value";  // computes the value of the op with that index
-inline constexpr const char* kMarks[] = {kOpMark, kMutableMark, kQConfigMark, kInt8Mark,
-                                         kValueMark};
+inline constexpr const char* kBroadcastMark =
+    "jitquant_broadcast";  // an int8 op whose second operand is better expanded
+inline constexpr const char* kMarks[] = {kOpMark,   kMutableMark, kQConfigMark,
+                                         kInt8Mark, kValueMark,   kBroadcastMark};
 // Whether the configuration leaves this op float. False before configure has run.
 bool isLeftFloat(const jit::Node* node);
 

@@ -336,6 +336,7 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
     pipeline.run("note_values", {"use_references"}, noteValues);
     return finished();
   }
+  pipeline.run("expand_operands", {"lower"}, expandOperands);
   pipeline.run("reuse_memory", {"restore_layout"}, reuseMemory);
   pipeline.run("note_values", {"reuse_memory"}, noteValues);
   pipeline.run("fold_prepack", {"note_values"}, foldPrepack);

@@ -58,10 +58,10 @@ def problems(graph: Any, float_ops: set[str]) -> list[str]:
                 if reader not in ("prim::Return", "aten::contiguous", *float_ops)
             ]
             continue
-        elif kind == "aten::contiguous" or not tensors(node.inputs()):
+        elif not tensors(node.inputs()):
             continue
         elif not int8.issuperset(tensors(node.inputs())):
-            if kind not in float_ops:
+            if kind not in ("aten::contiguous", *float_ops):
                 found.append(f"{kind} is float")
             continue
         int8.update(tensors(node.outputs()))

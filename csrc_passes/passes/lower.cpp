@@ -59,8 +59,11 @@ class Lowerer {
     setMark(lowered, kInt8Mark, 1);
     Lowering lowering{op, {}, {}};
     std::vector<size_t> args = int8.args.empty() ? allInputs(op) : int8.args;
-    if (int8.larger_first && elements(op->input(0)) < elements(op->input(1))) {
-      std::reverse(args.begin(), args.end());
+    if (int8.larger_first) {
+      if (elements(op->input(0)) < elements(op->input(1))) std::reverse(args.begin(), args.end());
+      if (isSlowBroadcast(op->input(args[0]), op->input(args[1]))) {
+        setMark(lowered, kBroadcastMark, 1);
+      }
     }
     for (const size_t i : args) lowered->addInput(argument(op, row, i, lowered, lowering));
     if (!int8.prepack.empty()) lowered->addInput(packedParams(op, int8, lowered));
@@ -82,11 +85,34 @@ class Lowerer {
     report(op, kind);
   }
 
-  // As calibration saw it; 0 where it saw nothing.
-  int64_t elements(const Value* value) const {
+  // As calibration saw it first; empty where it saw nothing.
+  std::vector<int64_t> shape(const Value* value) const {
     const auto found = program_.observations.find(value);
-    if (found == program_.observations.end() || found->second.shapes.empty()) return 0;
-    return c10::multiply_integers(found->second.shapes[0]);
+    if (found == program_.observations.end() || found->second.shapes.empty()) return {};
+    return found->second.shapes[0];
+  }
+
+  // 0 where calibration saw nothing.
+  int64_t elements(const Value* value) const {
+    const std::vector<int64_t> seen = shape(value);
+    return seen.empty() ? 0 : c10::multiply_integers(seen);
+  }
+
+  // Whether an image meets an operand of several values that it is larger than, and the kernel
+  // takes so many channels one by one that they cost more than a copy of the operand in the image's
+  // size.
+  bool isSlowBroadcast(const Value* image, const Value* operand) const {
+    constexpr int64_t kVector = 64;         // bytes of the longest
+    constexpr int64_t kLeastSingle = 2500;  // 5 us
+    const std::vector<int64_t> large = shape(image);
+    const std::vector<int64_t> small = shape(operand);
+    if (large.size() != 4 || small.size() != 4 || c10::multiply_integers(small) == 1) return false;
+    bool differs = false;
+    for (size_t i = 0; i < 4; ++i) {
+      if (small[i] != 1 && small[i] != large[i]) return false;
+      differs |= small[i] != large[i];
+    }
+    return differs && large[0] * large[2] * large[3] * (large[1] % kVector) >= kLeastSingle;
   }
 
   static std::vector<size_t> allInputs(const Node* op) {

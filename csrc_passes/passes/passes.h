@@ -67,6 +67,7 @@ void fuse(Program& program);
 void fuseSum(Program& program);
 void fuseActivation(Program& program);
 void restoreLayout(Program& program);
+void expandOperands(Program& program);
 void reuseMemory(Program& program);
 void useReferences(Program& program);
 void noteValues(Program& program);
