@@ -22,7 +22,8 @@ call of a turn does not count. Ratios and shares are those of medians.
 
 "of the limit" is which part is reached of the multiply-accumulates a second that the CPU can do at
 most (`mac_limit.py`). "size, ratio" is the file's size over that of int8 weights, float biases and
-100 kB. `--no-amx` hides AMX tiles from all (`without_amx.py`). "load" is to load the file until it can run, the least of three times.
+100 kB. "load" is to load the file until it can run, the least of three times. `--no-amx` hides AMX
+tiles from all (`without_amx.py`).
 """
 
 import argparse
