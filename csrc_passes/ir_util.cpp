@@ -273,17 +273,56 @@ Node* replaceWithOp(Node* old, c10::Symbol kind, at::ArrayRef<Value*> inputs) {
   return value->node();
 }
 
+namespace {
+
+bool isObjectType(const c10::TypePtr& type) {
+  const auto object = type->cast<c10::ClassType>();
+  return object && !object->is_module();
+}
+
+// Calls `visit` with the path and type of each object that `type` holds, also inside of others.
+void visitObjects(const c10::ClassTypePtr& type, const std::string& prefix,
+                  const std::function<void(const std::string&, const c10::ClassTypePtr&)>& visit) {
+  for (size_t i = 0; i < type->numAttributes(); ++i) {
+    const auto inner = type->getAttribute(i)->cast<c10::ClassType>();
+    if (!inner) continue;
+    const std::string path = prefix + type->getAttributeName(i);
+    if (!inner->is_module()) visit(path, inner);
+    visitObjects(inner, path + ".", visit);
+  }
+}
+
+}  // namespace
+
 std::set<std::string> assignedPaths(Program& program) {
   std::set<std::string> paths;
+  // Of objects a write may be through another name: it counts for all of the type.
+  std::set<std::pair<std::string, std::string>> written_in_objects;
   for (Method& method : program.methods) {
     for (Node* node : allNodes(*method.graph)) {
       if (node->kind() != c10::prim::SetAttr) continue;
-      if (const auto owner = attributePath(node->input(0))) {
-        const std::string& name = node->s(c10::attr::name);
+      const Value* changed = node->input(0);
+      const std::string& name = node->s(c10::attr::name);
+      if (const auto owner = attributePath(changed)) {
         paths.insert(owner->empty() ? name : *owner + "." + name);
+      }
+      if (isObjectType(changed->type()) && changed->node()->kind() != c10::prim::CreateObject) {
+        written_in_objects.emplace(changed->type()->repr_str(), name);
       }
     }
   }
+  visitObjects(
+      program.module.type(), "", [&](const std::string& path, const c10::ClassTypePtr& type) {
+        const size_t dot = path.rfind('.');
+        const bool is_new = paths.count(path) != 0 ||
+                            (dot != std::string::npos && paths.count(path.substr(0, dot)) != 0);
+        for (size_t i = 0; i < type->numAttributes(); ++i) {
+          const std::string& name = type->getAttributeName(i);
+          if (is_new || written_in_objects.count({type->repr_str(), name}) != 0) {
+            paths.insert(path + "." + name);
+          }
+        }
+      });
   return paths;
 }
 

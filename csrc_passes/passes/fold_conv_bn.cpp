@@ -104,7 +104,9 @@ Tensor toFloat64(const Tensor& tensor) { return tensor.detach().to(at::kDouble);
 Tensor scaled(const Tensor& weight, const Tensor& factors) {
   constexpr int64_t kNumbers = 1 << 14;
   Tensor result = at::empty_like(weight);
-  const int64_t step = std::max<int64_t>(1, kNumbers * weight.size(0) / weight.numel());
+  const int64_t row_size =
+      std::max<int64_t>(1, weight.numel() / std::max<int64_t>(1, weight.size(0)));
+  const int64_t step = std::max<int64_t>(1, kNumbers / row_size);
   for (int64_t row = 0; row < weight.size(0); row += step) {
     const int64_t rows = std::min(step, weight.size(0) - row);
     const auto part = [&](const Tensor& tensor) { return tensor.narrow(0, row, rows); };

@@ -74,15 +74,16 @@ bool isObject(const jit::Value* value) {
 }
 
 // Reads of packed weights become inputs, and come back first in the graph. libtorch's search for
-// equal nodes compares all reads of one type with each other.
-std::vector<std::string> readsToInputs(jit::Graph& graph) {
+// equal nodes compares all reads of one type with each other. What a method sets stays: each read
+// of it may give another object.
+std::vector<std::string> readsToInputs(jit::Graph& graph, const std::set<std::string>& assigned) {
   std::vector<std::string> names;
   std::unordered_map<std::string, jit::Value*> inputs;
   const jit::Value* self = graph.inputs()[0];
   for (jit::Node* node : allNodes(graph)) {
     const bool reads_object =
         node->kind() == c10::prim::GetAttr && node->input() == self && isObject(node->output());
-    if (!reads_object) continue;
+    if (!reads_object || assigned.count(node->s(c10::attr::name)) != 0) continue;
     const auto [found, is_new] = inputs.emplace(node->s(c10::attr::name), nullptr);
     if (is_new) {
       found->second = graph.addInput()->copyMetadata(node->output());
@@ -110,9 +111,10 @@ void inputsToReads(jit::Graph& graph, const std::vector<std::string>& names) {
 void freeze(Program& program, const std::vector<std::string>& preserved) {
   std::vector<std::map<int64_t, c10::Symbol>> kinds;
   std::vector<std::vector<std::string>> reads;
+  const auto assigned = assignedPaths(program);
   for (Method& method : program.methods) {
     kinds.push_back(marksToScopes(*method.graph));
-    reads.push_back(readsToInputs(*method.graph));
+    reads.push_back(readsToInputs(*method.graph, assigned));
   }
   std::vector<std::string> kept = preserved;
   for (const Method& method : program.methods) {

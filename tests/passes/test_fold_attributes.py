@@ -1,5 +1,6 @@
 """fold_attributes: attributes that no method sets are read once, plain values become constants."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -170,3 +171,77 @@ def test_a_list_that_is_kept_is_made_anew() -> None:
 def test_a_list_that_is_only_read_becomes_a_constant() -> None:
     change = before_and_after("fold_attributes", scripted(KeepsLists()))
     assert "aten::flip(%3, [0, 1])" in change.after
+
+
+@torch.jit.script
+class Scaler:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def halve(self) -> None:
+        self.factor *= 0.5
+
+
+@torch.jit.script
+class Holder:
+    def __init__(self, factor: float) -> None:
+        self.scaler = Scaler(factor)
+
+
+class SetsItsObject(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = Scaler(2.0)
+        self.b = Scaler(3.0)
+        self.holder = Holder(5.0)
+        self.fixed = 7.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.a = Scaler(0.5 * self.a.factor)
+        return x * self.a.factor * self.fixed
+
+
+class ChangesItsObject(SetsItsObject):
+    def forward(self, x: Tensor) -> Tensor:
+        self.a.halve()
+        return x * self.a.factor * self.fixed
+
+
+class ChangesByAnotherName(SetsItsObject):
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.a if x.size(0) > 1 else self.b
+        one.halve()
+        return x * self.a.factor * self.fixed
+
+
+class SetsWhatHoldsAnother(SetsItsObject):
+    def forward(self, x: Tensor) -> Tensor:
+        self.holder = Holder(0.5 * self.holder.scaler.factor)
+        return x * self.holder.scaler.factor * self.fixed
+
+
+class ReadsOnly(SetsItsObject):
+    """An object that it makes is none of those that it reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.a.factor * Scaler(self.fixed).factor
+
+
+OBJECTS = [
+    SetsItsObject(),
+    ChangesItsObject(),
+    ChangesByAnotherName(),
+    SetsWhatHoldsAnother(),
+    ReadsOnly(),
+]
+
+
+@pytest.mark.parametrize("model", OBJECTS, ids=lambda model: type(model).__name__)
+def test_attributes_of_objects_that_change_are_read_each_time(model: nn.Module) -> None:
+    x = sample(2, 2)
+    expected = scripted(model)
+    change = before_and_after("fold_attributes", scripted(model))
+    for _ in range(3):
+        assert_same_output(change.model, expected, x, atol=0)
+    assert ("aten::mul(%x, 2.0)" in change.after) == isinstance(model, ReadsOnly)
+    assert 'prim::GetAttr[name="fixed"]' not in change.after

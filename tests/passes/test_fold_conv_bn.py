@@ -795,3 +795,11 @@ def test_bn_in_a_branch_stays() -> None:
 def test_fuse_conv_bn_jit_keeps_the_output(module: nn.Module) -> None:
     model = scripted(module)
     assert_same_output(fuse_conv_bn_jit(model), model, X)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(2, 0), (0, 2)])
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_weights_without_elements_fold(inputs: int, outputs: int) -> None:
+    model = nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs)).eval()
+    fused = fuse_conv_bn_jit(scripted(model))
+    assert "aten::batch_norm" not in str(fused.inlined_graph)

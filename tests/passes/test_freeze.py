@@ -174,3 +174,38 @@ def test_graph_without_attributes_stays() -> None:
         """,
     )
     assert_same_output(change.model, scripted(Floats()), sample(2))
+
+
+@torch.jit.script
+class Scaler:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+class SetsObject(nn.Module):
+    """Each read of the object gives another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.scaler = Scaler(2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.scaler.apply(self.linear(x))
+        self.scaler = Scaler(0.5 * self.scaler.factor)
+        return self.scaler.apply(y)
+
+
+def test_an_object_that_a_method_sets_is_read_each_time() -> None:
+    model = scripted(SetsObject())
+    prepared = trace_prepare(model).model
+    prepared(sample(3, 2))
+    converted = trace_convert(prepared).model
+    expected = scripted(SetsObject())
+    expected.load_state_dict(model.state_dict())
+    for factor in (2.0, 0.5, 0.125):
+        linear = converted(sample(3, 2)) / factor
+        assert_same_output(lambda _, y=linear: y, expected.linear, sample(3, 2), atol=0.1)
