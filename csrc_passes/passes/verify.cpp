@@ -60,6 +60,7 @@ class Verifier {
         if (seen.empty()) return {};
         shapes.push_back(seen[std::min(i, seen.size() - 1)]);
       }
+      fitLayer(lowering.float_op, shapes[0]);
       cutBatch(shapes);
       cases.push_back(std::move(shapes));
     }
@@ -70,6 +71,22 @@ class Verifier {
     const auto found = program_.observations.find(dequantized);
     return found == program_.observations.end() ? std::vector<std::vector<int64_t>>{}
                                                 : found->second.shapes;
+  }
+
+  // What goes round a loop has the shape of one round, and in another one a layer of other channels
+  // may take it.
+  void fitLayer(const Node* layer, std::vector<int64_t>& shape) const {
+    if (!isLayer(layer)) return;
+    const Value* weight = layer->input(1);
+    while (!constantTensor(weight, program_.module)) {
+      if (weight->node()->inputs().empty() || !isTensor(weight->node()->input(0))) return;
+      weight = weight->node()->input(0);
+    }
+    const at::Tensor values = *constantTensor(weight, program_.module);
+    const auto groups = isConv(layer) ? constantNumber(layer->input(6)) : std::optional(1.0);
+    const size_t image = isConv(layer) ? static_cast<size_t>(values.dim()) - 1 : 1;
+    if (!groups || isConvTranspose(layer) || shape.size() < image) return;
+    shape[shape.size() - image] = values.size(1) * static_cast<int64_t>(*groups);
   }
 
   static void cutBatch(Shapes& shapes) {

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jitquant import convert_jit, coverage
+from jitquant import convert_jit, coverage, default_qconfig, prepare_jit
 from jitquant._engine import engine_set
 from tests.ir import (
     FIXED,
@@ -299,3 +300,36 @@ def test_clamp_that_qnnpack_runs_wrong_on_channels_last_is_taken_back() -> None:
     assert conv[0] == "aten::conv2d" and WRONG.match(conv[1])
     assert clamp == ("aten::clamp", "the op that would absorb it stays float")
     assert_same_output(converted, model, x, atol=0.1)
+
+
+class Heads(nn.Module):
+    """Each value of the list has channels of its own, and a layer that takes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Conv2d(2, 4, 1), nn.Conv2d(6, 4, 1, groups=2)])
+        self.last = nn.ModuleList([nn.Linear(3, 4), nn.Linear(5, 4)])
+
+    def forward(self, images: list[Tensor]) -> list[Tensor]:
+        results: list[Tensor] = []
+        for index, x in enumerate(images):
+            y = x
+            for i, head in enumerate(self.heads):
+                if i == index:
+                    y = head(x)
+            for i, last in enumerate(self.last):
+                if i == index:
+                    y = last(y)
+            results.append(y)
+        return results
+
+
+def test_a_layer_is_tried_on_the_channels_that_it_takes() -> None:
+    model = scripted(Heads())
+    images = [sample(1, 2, 3, 3), sample(1, 6, 3, 5)]
+    prepared: Any = prepare_jit(model, {"": default_qconfig})
+    prepared(images)
+    int8: Any = convert_jit(prepared)
+    assert [(of.op, of.reason) for of in coverage(int8).float] == []
+    for expected, actual in zip(model(images), int8(images), strict=True):
+        assert (actual - expected).norm() < 0.03 * expected.norm()
