@@ -313,9 +313,7 @@ std::set<std::string> assignedPaths(Program& program) {
   }
   visitObjects(
       program.module.type(), "", [&](const std::string& path, const c10::ClassTypePtr& type) {
-        const size_t dot = path.rfind('.');
-        const bool is_new = paths.count(path) != 0 ||
-                            (dot != std::string::npos && paths.count(path.substr(0, dot)) != 0);
+        const bool is_new = paths.count(path) != 0;  // or what holds it is, which came before
         for (size_t i = 0; i < type->numAttributes(); ++i) {
           const std::string& name = type->getAttributeName(i);
           if (is_new || written_in_objects.count({type->repr_str(), name}) != 0) {

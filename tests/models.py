@@ -230,3 +230,17 @@ def code_text(model: torch.jit.ScriptModule) -> str:
     names = sorted(model._c._method_names())
     text = "\n".join(model._c._get_method(name).code for name in names)
     return re.sub(r"___torch_mangle_\d+\.", "", text)
+
+
+@torch.jit.script
+class Scaler:
+    """An object that is no module."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def halve(self) -> None:
+        self.factor *= 0.5

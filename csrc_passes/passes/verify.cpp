@@ -78,15 +78,15 @@ class Verifier {
   void fitLayer(const Node* layer, std::vector<int64_t>& shape) const {
     if (!isLayer(layer)) return;
     const Value* weight = layer->input(1);
-    while (!constantTensor(weight, program_.module)) {
+    std::optional<at::Tensor> constant;
+    while (!(constant = constantTensor(weight, program_.module))) {
       if (weight->node()->inputs().empty() || !isTensor(weight->node()->input(0))) return;
       weight = weight->node()->input(0);
     }
-    const at::Tensor values = *constantTensor(weight, program_.module);
     const auto groups = isConv(layer) ? constantNumber(layer->input(6)) : std::optional(1.0);
-    const size_t image = isConv(layer) ? static_cast<size_t>(values.dim()) - 1 : 1;
+    const size_t image = isConv(layer) ? static_cast<size_t>(constant->dim()) - 1 : 1;
     if (!groups || isConvTranspose(layer) || shape.size() < image) return;
-    shape[shape.size() - image] = values.size(1) * static_cast<int64_t>(*groups);
+    shape[shape.size() - image] = constant->size(1) * static_cast<int64_t>(*groups);
   }
 
   static void cutBatch(Shapes& shapes) {

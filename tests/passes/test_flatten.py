@@ -23,6 +23,7 @@ from tests.ir import (
     traced,
     unscoped_text,
 )
+from tests.models import Scaler
 
 
 class Twins(nn.Module):
@@ -303,15 +304,6 @@ class ReturnsPair(nn.Module):
     def forward(self, x: Tensor) -> Pair:
         y = self.linear(x)
         return Pair(y - 1, y + 1)
-
-
-@torch.jit.script
-class Scaler:
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-
-    def apply(self, x: Tensor) -> Tensor:
-        return x * self.factor
 
 
 class HoldsObject(nn.Module):

@@ -13,6 +13,7 @@ from tests.ir import (
     scripted,
     unscoped_text,
 )
+from tests.models import Scaler
 
 
 class ReadsTwice(nn.Module):
@@ -171,15 +172,6 @@ def test_a_list_that_is_kept_is_made_anew() -> None:
 def test_a_list_that_is_only_read_becomes_a_constant() -> None:
     change = before_and_after("fold_attributes", scripted(KeepsLists()))
     assert "aten::flip(%3, [0, 1])" in change.after
-
-
-@torch.jit.script
-class Scaler:
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-
-    def halve(self) -> None:
-        self.factor *= 0.5
 
 
 @torch.jit.script

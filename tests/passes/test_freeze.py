@@ -15,6 +15,7 @@ from tests.ir import (
     trace_convert,
     trace_prepare,
 )
+from tests.models import Scaler
 
 
 class Scales(nn.Module):
@@ -174,15 +175,6 @@ def test_graph_without_attributes_stays() -> None:
         """,
     )
     assert_same_output(change.model, scripted(Floats()), sample(2))
-
-
-@torch.jit.script
-class Scaler:
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-
-    def apply(self, x: Tensor) -> Tensor:
-        return x * self.factor
 
 
 class SetsObject(nn.Module):
