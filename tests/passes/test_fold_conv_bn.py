@@ -803,3 +803,15 @@ def test_weights_without_elements_fold(inputs: int, outputs: int) -> None:
     model = nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs)).eval()
     fused = fuse_conv_bn_jit(scripted(model))
     assert "aten::batch_norm" not in str(fused.inlined_graph)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(64, 64, 3), nn.ConvTranspose2d(64, 64, 3, groups=2)], ids=["conv", "transp"]
+)
+def test_weights_that_fold_in_parts(layer: nn.Module) -> None:
+    norm = nn.BatchNorm2d(64).eval()
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(0.5, 2.0, 64))
+    model = scripted(nn.Sequential(layer, norm))
+    x = sample(1, 64, 5, 5)
+    assert_same_output(fuse_conv_bn_jit(model), model, x, atol=1e-5)
