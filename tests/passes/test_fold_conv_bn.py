@@ -814,4 +814,4 @@ def test_weights_that_fold_in_parts(layer: nn.Module) -> None:
         norm.weight.copy_(torch.linspace(0.5, 2.0, 64))
     model = scripted(nn.Sequential(layer, norm))
     x = sample(1, 64, 5, 5)
-    assert_same_output(fuse_conv_bn_jit(model), model, x, atol=1e-5)
+    assert_same_output(fuse_conv_bn_jit(model), model, x, atol=1e-4)  # of values up to 15
