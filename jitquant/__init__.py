@@ -4,6 +4,7 @@ from jitquant import _version_check
 
 _version_check.check()
 
+from jitquant._save import save  # noqa: E402
 from jitquant._version import __version__  # noqa: E402
 from jitquant.auto_mapping import AutoMapping, auto_mapping  # noqa: E402
 from jitquant.backend import Backend, get_backend  # noqa: E402
@@ -95,6 +96,7 @@ __all__ = [
     "prepare_jit",
     "quantize_dynamic_jit",
     "quantize_jit",
+    "save",
     "script_qconfig",
     "sensitivity",
 ]

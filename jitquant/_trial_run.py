@@ -1,8 +1,6 @@
 """A converted model is saved, loaded and run once before the user gets it."""
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +8,7 @@ from torch import Tensor
 
 from jitquant import _C, _batches
 from jitquant._observed import ARGUMENT_RECORDER
+from jitquant._save import saved_in_memory
 from jitquant.errors import JitQuantError
 
 _DTYPE_OF_CODE = torch.jit.CompilationUnit(
@@ -35,7 +34,7 @@ def check(
         JitQuantError: the model cannot be loaded, or raises when it runs.
     """
     try:
-        with _saved(converted) as path:
+        with saved_in_memory(converted) as path:
             packed = _C.drop_packed(converted._c)
             loaded = torch.jit.load(path)
         _C.take_packed(loaded._c, converted._c, packed)
@@ -57,18 +56,6 @@ def check(
                     f"{str(error).strip().splitlines()[-1]}\n"
                     "This is a defect of jitquant; your model was not changed. Please report it."
                 ) from error
-
-
-@contextmanager
-def _saved(model: torch.jit.ScriptModule) -> Iterator[str]:
-    """The path of a file in memory. torch copies what it loads from a buffer four times."""
-    file = os.memfd_create("jitquant")
-    try:
-        path = f"/proc/self/fd/{file}"
-        torch.jit.save(model, path)
-        yield path
-    finally:
-        os.close(file)
 
 
 def _arguments(prepared: torch.jit.ScriptModule, inputs: list[_C.InputSeen]) -> list[Any] | None:
@@ -115,7 +102,7 @@ def _tensor(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator
 
 def _runs(prepared: torch.jit.ScriptModule, arguments: list[Any]) -> bool:
     try:
-        with _saved(prepared) as path:
+        with saved_in_memory(prepared) as path:
             copy = torch.jit.load(path)
         copy(*arguments)
     except Exception:

@@ -123,3 +123,17 @@ def test_exact_share(tmp_path: Path) -> None:
     assert [result["engine"] for result in results] == engines
     assert all(result["outputs"] == 2000 for result in results)
     assert results[0]["equal"] == 2000 and results[0]["worst"] == 0
+
+
+def test_file_size(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, "benchmarks/file_size.py", "shufflenet_v2_x0_5", "--pixels", "64"]
+    command += ["--engine", "onednn", "--loads", "2", "--json", str(report)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("| model ") and "engine: onednn" in done.stdout
+    theirs, ours = json.loads(report.read_text())["results"]
+    assert (theirs["save"], ours["save"]) == ("torch.jit.save", "jitquant.save")
+    for result in (theirs, ours):
+        assert result["size_ratio"] == result["size_mb"] / (result["weights_mb"] + 0.1)
+        assert result["save_ms"] > 0 and result["load_ms"] > 0
+    assert ours["size_mb"] < theirs["size_mb"]

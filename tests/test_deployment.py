@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,9 @@ from tests.models import (
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ["scripted", "traced"]
+SAVES = pytest.mark.parametrize(
+    "save", [torch.jit.save, jitquant.save], ids=["torch.jit.save", "jitquant.save"]
+)
 
 RUN_WITHOUT_JITQUANT = """
 import sys
@@ -60,11 +64,12 @@ SAVE_A_MODEL = """
 import sys
 import jitquant, torch
 from tests.models import ResidualNet, calibrate, images, scripted, traced
-kind, path = sys.argv[1:]
+kind, path, deflated_path = sys.argv[1:]
 model = scripted(ResidualNet()) if kind == "scripted" else traced(ResidualNet(), images())
 qconfig = {"": jitquant.get_default_qconfig(), "stem": jitquant.default_qconfig, "fc": None}
 quantized = jitquant.quantize_jit(model, qconfig, calibrate, [images(), images(seed=2)])
 torch.jit.save(quantized, path)
+jitquant.save(quantized, deflated_path)
 """
 
 
@@ -95,10 +100,11 @@ def python(code: str, *arguments: object, **environment: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_runs_without_jitquant(kind: str, tmp_path: Path) -> None:
+@SAVES
+def test_runs_without_jitquant(kind: str, save: Callable[..., None], tmp_path: Path) -> None:
     model_path, input_path, output_path = (tmp_path / name for name in ("m.pt", "x.pt", "y.pt"))
     model = quantized(kind)
-    torch.jit.save(model, model_path)
+    save(model, model_path)
     inputs = [images(), images(1, 3, 32, 32), images(5, 3, 7, 9, seed=1)]
     torch.save(inputs, input_path)
     python(RUN_WITHOUT_JITQUANT, model_path, input_path, output_path)
@@ -109,9 +115,10 @@ def test_runs_without_jitquant(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_runs_in_cpp(kind: str, tmp_path: Path) -> None:
+@SAVES
+def test_runs_in_cpp(kind: str, save: Callable[..., None], tmp_path: Path) -> None:
     model = quantized(kind)
-    torch.jit.save(model, tmp_path / "model.pt")
+    save(model, tmp_path / "model.pt")
     for x in (images(), images(5, 3, 7, 9, seed=1)):
         assert torch.equal(run_cpp(tmp_path / "model.pt", x), run(model, x))
 
@@ -242,11 +249,13 @@ def test_same_bytes_twice_in_one_process(kind: str, debug: bool, tmp_path: Path)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_bytes_in_two_processes(kind: str, tmp_path: Path) -> None:
-    files = []
+    files: list[list[Path]] = []
     for seed in ("1", "77"):
-        (tmp_path / seed).mkdir()
-        files.append(tmp_path / seed / "model.pt")
-        python(SAVE_A_MODEL, kind, files[-1], PYTHONHASHSEED=seed, PYTHONPATH=str(ROOT))
-    assert members(files[0]) == members(files[1])
-    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-    assert digests[0] == digests[1]
+        folder = tmp_path / seed
+        folder.mkdir()
+        files.append([folder / "model.pt", folder / "deflated.pt"])
+        python(SAVE_A_MODEL, kind, *files[-1], PYTHONHASHSEED=seed, PYTHONPATH=str(ROOT))
+    for first, second in zip(*files, strict=True):
+        assert members(first) == members(second)
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (first, second)]
+        assert digests[0] == digests[1]
