@@ -328,7 +328,8 @@ Result convert(const jit::Module& prepared, const std::vector<std::string>& meth
   pipeline.run("note_shared_weights", {"verify", "verify_dynamic", "verify_tables"},
                noteSharedWeights);
   pipeline.run("fuse", {"verify"}, fuse);
-  pipeline.run("fuse_sum", {"fuse"}, fuseSum);
+  pipeline.run("chain_cats", {"fuse"}, chainCats);
+  pipeline.run("fuse_sum", {"fuse", "chain_cats"}, fuseSum);
   pipeline.run("fuse_activation", {"fuse"}, fuseActivation);
   pipeline.run("restore_layout", {"fuse", "fuse_sum"}, restoreLayout);
   if (form == Form::kReference) {

@@ -9,7 +9,8 @@
 // neither. So %a must be of memory that nothing reads or holds later, be no value that torch may
 // merge with another one, and have the result's sizes for whatever input the model gets.
 //
-// Needs:  fuse, so that all readers of int8 values are there, and that the engine has such ops.
+// Needs:  fuse and chain_cats, so that all readers of int8 values are there, and that the engine
+//         has such ops.
 // Leaves: sums in loops, which torch may unroll and then merge values of.
 
 #include <unordered_set>

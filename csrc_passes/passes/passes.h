@@ -64,6 +64,7 @@ void lowerTables(Program& program);
 void verifyTables(Program& program);
 void noteSharedWeights(Program& program);
 void fuse(Program& program);
+void chainCats(Program& program);
 void fuseSum(Program& program);
 void fuseActivation(Program& program);
 void restoreLayout(Program& program);
