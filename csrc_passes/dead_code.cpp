@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "ir_util.h"
+#include "nodes.h"
 
 namespace jitquant {
 
@@ -25,11 +26,20 @@ bool mayWrite(const Node* node) {
          mayTrain(node);
 }
 
+// Without such a node there is nothing to remove: of nodes that need only each other one is in a
+// loop, which then gives what nobody reads.
+bool mayBeDead(const Node* node) {
+  const auto outputs = node->outputs();
+  return outputs.empty() ||
+         std::any_of(outputs.begin(), outputs.end(),
+                     [](const jit::Value* output) { return output->uses().empty(); });
+}
+
 }  // namespace
 
 void eliminateDeadCode(const std::shared_ptr<jit::Graph>& graph) {
-  const std::vector<Node*> nodes = allNodes(*graph);
-  if (std::any_of(nodes.begin(), nodes.end(), mayWrite)) {
+  if (!anyNode(graph->block(), mayBeDead)) return;
+  if (anyNode(graph->block(), mayWrite)) {
     jit::EliminateDeadCode(graph);
   } else {
     jit::EliminateDeadCode(graph->block());

@@ -8,6 +8,8 @@
 
 #include "dead_code.h"
 #include "ir_util.h"
+#include "nodes.h"
+#include "pool_constants.h"
 
 namespace jitquant {
 
@@ -48,19 +50,37 @@ bool mayHavePeephole(const Node* node) {
 
 bool isTuple(const Node* node) { return node->kind() == c10::prim::TupleConstruct; }
 
-bool any(jit::Graph& graph, bool (*is_such)(const Node*)) {
-  const std::vector<Node*> nodes = allNodes(graph);
-  return std::any_of(nodes.begin(), nodes.end(), is_such);
+// Whether the node is a list of constant numbers that nobody may change or keep, such as a stride.
+bool isListOfNumbers(const Node* node) {
+  if (node->kind() != c10::prim::ListConstruct) return false;
+  const auto kind = node->output()->type()->expectRef<c10::ListType>().getElementType()->kind();
+  const bool of_numbers = kind == c10::TypeKind::IntType || kind == c10::TypeKind::FloatType ||
+                          kind == c10::TypeKind::BoolType;
+  const auto inputs = node->inputs();
+  return of_numbers && std::all_of(inputs.begin(), inputs.end(), isConstant) &&
+         isNeverAliased(node->output());
+}
+
+// The list that libtorch would make of the node.
+void replaceWithConstant(Node* list) {
+  c10::impl::GenericList elements(
+      list->output()->type()->expectRef<c10::ListType>().getElementType());
+  for (const Value* input : list->inputs()) elements.push_back(*jit::toIValue(input));
+  const jit::WithInsertPoint guard(list);
+  replaceAndDestroy(list, list->owningGraph()->insertConstant(elements));
 }
 
 // libtorch's passes analyse all aliases first, five times for the peepholes, and find out then that
-// there is nothing to do.
+// there is nothing to do. Lists of numbers are all that there is in most traced models.
 void propagateConstants(std::shared_ptr<jit::Graph>& graph) {
-  if (any(*graph, mayPropagate)) jit::ConstantPropagation(graph, /*ignore_custom_classes=*/true);
+  for (Node* list : nodesWhere(*graph, isListOfNumbers)) replaceWithConstant(list);
+  if (anyNode(graph->block(), mayPropagate)) {
+    jit::ConstantPropagation(graph, /*ignore_custom_classes=*/true);
+  }
 }
 
 void optimizePeepholes(const std::shared_ptr<jit::Graph>& graph) {
-  if (any(*graph, mayHavePeephole)) jit::PeepholeOptimize(graph);
+  if (anyNode(graph->block(), mayHavePeephole)) jit::PeepholeOptimize(graph);
 }
 
 // Whether a list or dict that is read here may be kept, and changed later.
@@ -86,8 +106,10 @@ Value* insertList(const at::IValue& value, Node* before) {
 }  // namespace
 
 void renewKeptLists(jit::Graph& graph) {
-  for (Node* node : allNodes(graph)) {
-    if (node->kind() != c10::prim::Constant) continue;
+  for (Node* node : nodesWhere(graph, [](const Node* node) {
+         return node->kind() == c10::prim::Constant &&
+                node->output()->type()->kind() == c10::TypeKind::ListType;
+       })) {
     const auto value = jit::toIValue(node->output());
     if (!value || !value->isList()) continue;
     const auto uses = node->output()->uses();
@@ -99,7 +121,7 @@ void renewKeptLists(jit::Graph& graph) {
 
 void foldConstants(std::shared_ptr<jit::Graph>& graph) {
   propagateConstants(graph);
-  if (any(*graph, isTuple)) jit::LowerSimpleTuples(graph);
+  if (anyNode(graph->block(), isTuple)) jit::LowerSimpleTuples(graph);
   // Not as long as PeepholeOptimize says that it changed something: for one graph it says that in
   // some runs and not in others.
   size_t before = 0;

@@ -87,8 +87,12 @@ class Inliner {
       }
       call->destroy();
     }
-    for (Node* node = before->next(); node != after; node = node->next()) {
-      label(node, path, range);
+    if (before->next() != after) {
+      setModulePath(before->next(), path);
+      const jit::ScopePtr scope = before->next()->scope();
+      for (Node* node = before->next(); node != after; node = node->next()) {
+        label(node, scope, range);
+      }
     }
     run(before->next(), after);
   }
@@ -107,8 +111,8 @@ class Inliner {
   }
 
   // The module path, and the user's line instead of one inside torch.
-  static void label(Node* node, const std::string& path, const jit::SourceRange& call) {
-    setModulePath(node, path);
+  static void label(Node* node, const jit::ScopePtr& path, const jit::SourceRange& call) {
+    node->setScope(path);
     if (isInsideTorch(node)) node->setSourceRange(call);
     for (Block* block : node->blocks()) {
       for (Node* inner : block->nodes()) label(inner, path, call);

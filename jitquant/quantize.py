@@ -9,6 +9,7 @@ import torch
 
 from jitquant import _C, _checks, _state, _trial_run
 from jitquant._configure import decide, shape_recorder
+from jitquant._garbage import uncollected
 from jitquant._libraries import libraries_of
 from jitquant._resolve import Decision, check_any_qconfig
 from jitquant._torch_ao import TorchAoMapping
@@ -147,6 +148,7 @@ def fuse_conv_bn_jit(
     return _finish(_checks.as_model(result.module), checked, inplace)
 
 
+@uncollected()
 def _prepare(
     model: torch.jit.ScriptModule,
     qconfig_dict: Config,
@@ -172,11 +174,12 @@ def _prepare(
     )
     state = _new_state("prepared", result, engine, bits)
     if not any(op.int8 or op.reason == _C.FLOAT16_WEIGHT for op in state.ops):
-        _warn_of_float(f"{function}: none of {len(state.ops)} ops will be int8", state.ops, 4)
+        _warn_of_float(f"{function}: none of {len(state.ops)} ops will be int8", state.ops, 5)
     _state.write(result.module, state)
     return _checks.as_model(result.module)
 
 
+@uncollected()
 def _convert(
     model: torch.jit.ScriptModule,
     debug: Debug,
@@ -230,7 +233,7 @@ def _warn_of_dropped(methods: list[str], attributes: list[str], is_static: bool)
             f"the converted model does not have {' and '.join(dropped)} of the prepared one. "
             f"preserved_attrs={methods + attributes} keeps them{calibrate}.",
             DroppedWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -241,7 +244,7 @@ def _warn_of_lost(planned: Sequence[_state.OpState], converted: Sequence[_state.
     lost = [now for then, now in zip(before, converted, strict=True) if then.int8 and not now.int8]
     count = sum(op.int8 for op in before)
     if 2 * len(lost) > count:
-        _warn_of_float(f"{len(lost)} of the {count} ops planned in int8 stay float", lost, 5)
+        _warn_of_float(f"{len(lost)} of the {count} ops planned in int8 stay float", lost, 6)
 
 
 def _warn_of_float(what: str, ops: Sequence[_state.OpState], level: int) -> None:

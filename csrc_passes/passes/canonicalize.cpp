@@ -14,6 +14,7 @@
 #include "dead_code.h"
 #include "error.h"
 #include "ir_util.h"
+#include "nodes.h"
 #include "passes/passes.h"
 
 namespace jitquant {
@@ -119,19 +120,19 @@ void checkNoPython(const Node* node) {
 // What torch.jit.optimize_for_inference made and undo_mkldnn does not know can neither be read as a
 // float op nor saved.
 void checkPortable(const Node* node) {
-  const std::string kind = node->kind().toQualString();
-  const bool is_portable = kind.find("mkldnn") == std::string::npos &&
-                           kind.find("MKLDNN") == std::string::npos &&
-                           kind.find("prepacked") == std::string::npos;
+  const std::string_view kind = node->kind().toQualString();
+  const bool is_portable = kind.find("mkldnn") == std::string_view::npos &&
+                           kind.find("MKLDNN") == std::string_view::npos &&
+                           kind.find("prepacked") == std::string_view::npos;
   if (is_portable) return;
-  throw UserError("the model holds " + kind +
+  throw UserError("the model holds " + std::string(kind) +
                   ", which torch.jit.optimize_for_inference makes for one machine. Quantize the "
                   "model from before that call.");
 }
 
 bool isConvolutionWithStringPadding(const Node* node) {
-  const auto kind = node->kind();
-  if (kind == c10::Symbol::aten("_convolution_mode")) return true;
+  static const c10::Symbol kMode = c10::Symbol::aten("_convolution_mode");
+  if (node->kind() == kMode) return true;
   return isConv(node) && node->input(4)->type()->kind() == c10::TypeKind::StringType;
 }
 
@@ -160,7 +161,10 @@ void canonicalizeNode(Node* node, const jit::Module& module) {
 
 void canonicalize(Program& program) {
   for (Method& method : program.methods) {
-    for (Node* node : allNodes(*method.graph)) {
+    const auto may_matter = [](const Node* node) {
+      return node->kind() != c10::prim::Constant && node->kind() != c10::prim::GetAttr;
+    };
+    for (Node* node : nodesWhere(*method.graph, may_matter)) {
       checkNoPython(node);
       checkPortable(node);
       canonicalizeNode(node, program.module);

@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "ir_util.h"
+#include "nodes.h"
 #include "passes/passes.h"
 
 namespace jitquant {
@@ -84,9 +85,8 @@ void rewrite(Node* node, const jit::Module& module) {
 
 void canonicalizeEinsum(Program& program) {
   for (Method& method : program.methods) {
-    for (Node* node : allNodes(*method.graph)) {
-      if (node->kind() == c10::aten::einsum) rewrite(node, program.module);
-    }
+    const auto is_einsum = [](const Node* node) { return node->kind() == c10::aten::einsum; };
+    for (Node* node : nodesWhere(*method.graph, is_einsum)) rewrite(node, program.module);
   }
 }
 

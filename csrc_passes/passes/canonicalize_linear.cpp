@@ -13,6 +13,7 @@
 
 #include "dead_code.h"
 #include "ir_util.h"
+#include "nodes.h"
 #include "passes/passes.h"
 
 namespace jitquant {
@@ -103,15 +104,20 @@ void rewriteMatmul(Node* node, Program& program, jit::Graph& graph, Transposed& 
   replaceWithLinear(node, node, x, weight, insertConstantBefore(node, at::IValue()));
 }
 
+bool isProduct(const Node* node) {
+  return node->kind() == c10::aten::addmm || node->kind() == c10::aten::matmul ||
+         node->kind() == c10::aten::mm;
+}
+
 }  // namespace
 
 void canonicalizeLinear(Program& program) {
   Transposed transposed;
   for (Method& method : program.methods) {
-    for (Node* node : allNodes(*method.graph)) {
+    for (Node* node : nodesWhere(*method.graph, isProduct)) {
       if (node->kind() == c10::aten::addmm) {
         rewriteAddmm(node, program, *method.graph, transposed);
-      } else if (node->kind() == c10::aten::matmul || node->kind() == c10::aten::mm) {
+      } else {
         rewriteMatmul(node, program, *method.graph, transposed);
       }
     }

@@ -18,6 +18,7 @@
 #include "alias.h"
 #include "dead_code.h"
 #include "ir_util.h"
+#include "nodes.h"
 #include "op_table.h"
 #include "passes/passes.h"
 
@@ -100,12 +101,16 @@ Node* endOfShuffle(const Node* first) {
 
 void canonicalizeShuffle(Program& program) {
   for (Method& method : program.methods) {
-    const Aliases aliases(*method.graph, program.module);
     std::vector<std::pair<Node*, Node*>> shuffles;  // first and last views
-    for (Node* first : allNodes(*method.graph)) {
-      Node* last = isView(first) ? endOfShuffle(first) : nullptr;
-      if (last != nullptr && !aliases.isWritten(last->output())) shuffles.emplace_back(first, last);
+    for (Node* first : nodesWhere(*method.graph, isView)) {
+      if (Node* last = endOfShuffle(first)) shuffles.emplace_back(first, last);
     }
+    if (shuffles.empty()) continue;
+    const Aliases aliases(*method.graph, program.module);
+    const auto is_written = [&](const auto& shuffle) {
+      return aliases.isWritten(shuffle.second->output());
+    };
+    shuffles.erase(std::remove_if(shuffles.begin(), shuffles.end(), is_written), shuffles.end());
     for (const auto& [first, last] : shuffles) {
       Value* groups = first->input(1)->node()->input(1);
       Value* shuffled =

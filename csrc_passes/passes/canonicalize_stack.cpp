@@ -11,6 +11,7 @@
 
 #include "dead_code.h"
 #include "ir_util.h"
+#include "nodes.h"
 #include "passes/passes.h"
 
 namespace jitquant {
@@ -37,9 +38,8 @@ void rewrite(Node* stack) {
 
 void canonicalizeStack(Program& program) {
   for (Method& method : program.methods) {
-    for (Node* node : allNodes(*method.graph)) {
-      if (node->kind() == c10::aten::stack) rewrite(node);
-    }
+    const auto is_stack = [](const Node* node) { return node->kind() == c10::aten::stack; };
+    for (Node* node : nodesWhere(*method.graph, is_stack)) rewrite(node);
     eliminateDeadCode(method.graph);
   }
 }

@@ -20,6 +20,7 @@
 #include <algorithm>
 
 #include "alias.h"
+#include "attributes.h"
 #include "error.h"
 #include "inline_calls.h"
 #include "ir_util.h"
@@ -85,18 +86,19 @@ class TreeCopy {
       if (name != original_name) renamed_[copy.type().get()][original_name] = name;
       const IValue& value = original._ivalue()->getSlot(i);
       if (isObserverName(name)) {
-        copy.register_module(name, value.toModule());
+        addModule(copy, name, value.toModule());
       } else if (value.isModule()) {
         // The module that is there, also where the attribute is typed as an interface.
-        copy.register_module(name, copyModule(value.toModule()));
+        addModule(copy, name, copyModule(value.toModule()));
       } else if (type->getAttribute(i)->kind() == c10::TypeKind::InterfaceType) {
         throw UserError("the attribute '" + original_name + "' is typed as the interface " +
                         type->getAttribute(i)->annotation_str() +
                         " and holds an object that is no module. Give it a concrete type.");
       } else {
         const TypePtr mapped = remap(type->getAttribute(i));
-        copy.type()->addAttribute(name, mapped, type->is_parameter(i), type->is_buffer(i));
-        copy._ivalue()->setAttr(name, values_.copy(value));
+        const size_t slot =
+            copy.type()->addAttribute(name, mapped, type->is_parameter(i), type->is_buffer(i));
+        copy._ivalue()->setSlot(slot, values_.copy(value));
       }
     }
     return copy;

@@ -11,13 +11,12 @@
 // Needs:  flatten, so that all reads and writes of the tree are in the kept methods' graphs.
 // Leaves: attributes that a method sets.
 
-#include <torch/csrc/jit/passes/constant_pooling.h>
-
 #include <set>
 
 #include "fold_constants.h"
 #include "ir_util.h"
 #include "passes/passes.h"
+#include "pool_constants.h"
 
 namespace jitquant {
 
@@ -75,7 +74,7 @@ void foldAttributes(Program& program) {
     foldReads(method, program.module, assigned);
     foldDtypes(method, program.module, assigned);
     foldConstants(method.graph);
-    jit::ConstantPooling(method.graph);
+    poolConstants(method.graph);
   }
 }
 

@@ -16,13 +16,15 @@
 // Leaves: what a random op, an input or an attribute that changes has part in. Transposed matrices,
 //         which canonicalize_linear reads as they are.
 
-#include <map>
+#include <optional>
+#include <unordered_map>
 
 #include "alias.h"
 #include "dead_code.h"
 #include "evaluate.h"
 #include "ir_util.h"
 #include "known_sizes.h"
+#include "nodes.h"
 #include "op_table.h"
 #include "passes/passes.h"
 
@@ -34,15 +36,17 @@ using jit::Value;
 namespace {
 
 // The inputs that hold weights, by op.
-const std::map<std::string, std::vector<size_t>>& weightInputs() {
-  static const auto* const inputs = new std::map<std::string, std::vector<size_t>>{
-      {"aten::linear", {1, 2}},           {"aten::_convolution", {1, 2}},
-      {"aten::conv1d", {1, 2}},           {"aten::conv2d", {1, 2}},
-      {"aten::conv3d", {1, 2}},           {"aten::conv_transpose1d", {1, 2}},
-      {"aten::conv_transpose2d", {1, 2}}, {"aten::conv_transpose3d", {1, 2}},
-      {"aten::batch_norm", {1, 2, 3, 4}}};
+const std::unordered_map<c10::Symbol, std::vector<size_t>>& weightInputs() {
+  static const auto* const inputs = new std::unordered_map<c10::Symbol, std::vector<size_t>>{
+      {c10::aten::linear, {1, 2}},           {c10::aten::_convolution, {1, 2}},
+      {c10::aten::conv1d, {1, 2}},           {c10::aten::conv2d, {1, 2}},
+      {c10::aten::conv3d, {1, 2}},           {c10::aten::conv_transpose1d, {1, 2}},
+      {c10::aten::conv_transpose2d, {1, 2}}, {c10::aten::conv_transpose3d, {1, 2}},
+      {c10::aten::batch_norm, {1, 2, 3, 4}}};
   return *inputs;
 }
+
+bool hasWeights(const Node* node) { return weightInputs().count(node->kind()) != 0; }
 
 // Whether an op of torch gives the same for the same inputs, and changes nothing.
 bool isFunction(const Node* node) {
@@ -186,16 +190,15 @@ void fold(Node* node, size_t index, const Nodes& writes, const std::vector<Known
 
 void foldWeights(Program& program) {
   for (Method& method : program.methods) {
-    Constancy constancy(method, program.module);
-    for (Node* node : allNodes(*method.graph)) {
-      const auto found = weightInputs().find(node->kind().toQualString());
-      if (found == weightInputs().end()) continue;
-      constancy.enter(node->owningBlock());
-      for (const size_t index : found->second) {
+    std::optional<Constancy> constancy;
+    for (Node* node : nodesWhere(*method.graph, hasWeights)) {
+      if (constancy) constancy->enter(node->owningBlock());
+      for (const size_t index : weightInputs().at(node->kind())) {
         Value* value = node->input(index);
         if (constantOrAttribute(value, program.module) || !isTensor(value)) continue;
-        if (const auto writes = constancy.writesBefore(node, value)) {
-          fold(node, index, *writes, constancy.sizes(), method, program);
+        if (!constancy) constancy.emplace(method, program.module).enter(node->owningBlock());
+        if (const auto writes = constancy->writesBefore(node, value)) {
+          fold(node, index, *writes, constancy->sizes(), method, program);
         }
       }
     }

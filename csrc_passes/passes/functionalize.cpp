@@ -14,10 +14,12 @@
 
 #include <torch/csrc/jit/passes/remove_mutation.h>
 
-#include <memory>
+#include <optional>
+#include <string_view>
 
 #include "alias.h"
 #include "ir_util.h"
+#include "nodes.h"
 #include "passes/passes.h"
 #include "writes.h"
 
@@ -28,14 +30,17 @@ using jit::Value;
 
 namespace {
 
-// "aten::relu" for aten::relu_, if such an op takes the same arguments; "" for every other op.
+// aten::relu_ may have a functional form; __and__ is none of an in-place op.
+bool hasFunctionalName(const Node* node) {
+  const c10::FunctionSchema* schema = node->maybeSchema();
+  if (schema == nullptr || !schema->is_mutable()) return false;
+  const std::string_view name = node->kind().toQualString();
+  return name.size() >= 2 && name.back() == '_' && name[name.size() - 2] != '_';
+}
+
+// "aten::relu" for aten::relu_.
 std::string functionalName(const Node* node) {
   std::string name = node->kind().toQualString();
-  const c10::FunctionSchema* schema = node->maybeSchema();
-  if (schema == nullptr || !schema->is_mutable() || name.size() < 2 || name.back() != '_' ||
-      name[name.size() - 2] == '_') {
-    return "";
-  }
   name.pop_back();
   return name;
 }
@@ -55,9 +60,8 @@ Node* functionalForm(Node* node, const std::string& name) {
 // Aliases do not know when a value gets into a container. One that nobody else has read until it is
 // written is in none.
 void replaceWritesOfFreshValues(jit::Graph& graph) {
-  for (Node* node : allNodes(graph)) {
+  for (Node* node : nodesWhere(graph, hasFunctionalName)) {
     const std::string name = functionalName(node);
-    if (name.empty()) continue;
     const Value* value = node->input(0);
     const bool is_private = makesFreshTensor(value->node()) && hasOneUse(value) &&
                             value->node()->owningBlock() == node->owningBlock();
@@ -69,8 +73,8 @@ void replaceWritesOfFreshValues(jit::Graph& graph) {
 
 // Otherwise a write of the result would be taken for one that nobody else can see.
 void dropDropouts(jit::Graph& graph) {
-  for (Node* node : allNodes(graph)) {
-    if (isDropout(node) && constantNumber(node->input(2)) == 0.0) {
+  for (Node* node : nodesWhere(graph, isDropout)) {
+    if (constantNumber(node->input(2)) == 0.0) {
       replaceAndDestroy(node, node->input(0));
     }
   }
@@ -78,7 +82,7 @@ void dropDropouts(jit::Graph& graph) {
 
 bool replaceWrite(Node* write, const Writes& writes) {
   const std::string name = functionalName(write);
-  if (name.empty() || write->outputs().size() != 1 || !isTensor(write->input(0))) return false;
+  if (write->outputs().size() != 1 || !isTensor(write->input(0))) return false;
   const auto reads = writes.readsBehind(write);
   if (!reads) return false;
   Node* functional = functionalForm(write, name);
@@ -89,9 +93,10 @@ bool replaceWrite(Node* write, const Writes& writes) {
 }
 
 void replaceWrites(jit::Graph& graph, const jit::Module& module) {
-  auto writes = std::make_unique<Writes>(graph, module);
-  for (Node* node : allNodes(graph)) {
-    if (replaceWrite(node, *writes)) writes = std::make_unique<Writes>(graph, module);
+  std::optional<Writes> writes;
+  for (Node* node : nodesWhere(graph, hasFunctionalName)) {
+    if (!writes) writes.emplace(graph, module);
+    if (replaceWrite(node, *writes)) writes.reset();
   }
 }
 

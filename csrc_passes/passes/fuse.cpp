@@ -10,6 +10,7 @@
 
 #include "dead_code.h"
 #include "ir_util.h"
+#include "nodes.h"
 #include "passes/passes.h"
 #include "qparams.h"
 
@@ -20,8 +21,10 @@ using jit::Value;
 
 void fuse(Program& program) {
   for (Method& method : program.methods) {
-    for (Node* node : allNodes(*method.graph)) {
-      if (node->kind() != c10::aten::quantize_per_tensor) continue;
+    const auto quantizes = [](const Node* node) {
+      return node->kind() == c10::aten::quantize_per_tensor;
+    };
+    for (Node* node : nodesWhere(*method.graph, quantizes)) {
       Node* producer = node->input(0)->node();
       if (producer->kind() != c10::aten::dequantize) continue;
       Value* source = producer->input();

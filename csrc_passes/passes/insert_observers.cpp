@@ -11,6 +11,7 @@
 // Leaves: every other value. Weights are observed at convert, once, by the templates that are
 //         attached here; a dynamic qconfig leaves that of activations too, which says so.
 
+#include "attributes.h"
 #include "ir_util.h"
 #include "passes/passes.h"
 #include "plan.h"
@@ -25,8 +26,10 @@ namespace {
 void insertCall(jit::Graph& graph, const c10::TypePtr& type, const std::string& name,
                 Value* value) {
   Node* producer = value->node();
-  Node* read = graph.createGetAttr(graph.inputs()[0], name);
-  read->output()->setType(type);
+  // createGetAttr would look for the name among all attributes.
+  Node* read = graph.create(c10::prim::GetAttr, {graph.inputs()[0]});
+  read->s_(c10::attr::name, name);
+  read->output()->setType(type)->setDebugName(name);
   if (producer->kind() == c10::prim::Param) {
     read->insertBefore(*producer->owningBlock()->nodes().begin());
   } else {
@@ -47,7 +50,7 @@ void insertObservers(Program& program, const jit::Module& shape_recorder) {
   const auto insert = [&](Method& method, Value* value, const jit::Module& observer) {
     const std::string name = kObserverPrefix + std::to_string(next++);
     const jit::Module copy = observer.deepcopy();
-    program.module.register_module(name, copy);
+    addModule(program.module, name, copy);
     method.graph->inputs()[0]->setType(program.module.type());
     insertCall(*method.graph, copy.type(), name, value);
   };

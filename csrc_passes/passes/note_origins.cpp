@@ -23,7 +23,11 @@ void noteOrigins(Program& program) {
     for (jit::Node* node : allNodes(*method.graph)) {
       if (node->kind().is_prim()) continue;
       written.insert(node->kind().toQualString());
-      if (node->kind().is_aten()) noteOrigin(node);
+      if (node->kind().is_aten()) {
+        noteOrigin(node);
+      } else {
+        setModulePath(node, modulePath(node));  // a scope of its own
+      }
     }
   }
   program.written.assign(written.begin(), written.end());

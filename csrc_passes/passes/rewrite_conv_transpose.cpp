@@ -26,6 +26,7 @@
 #include "conv_transpose.h"
 #include "dead_code.h"
 #include "ir_util.h"
+#include "nodes.h"
 #include "op_table.h"
 #include "passes/passes.h"
 
@@ -179,8 +180,8 @@ void rewriteConvTranspose(Program& program) {
   Made made;
   for (Method& method : program.methods) {
     Rewriter rewriter(program, *method.graph, made);
-    for (Node* node : allNodes(*method.graph)) {
-      if (!isConvTranspose(node) || isLeftFloat(node)) continue;
+    for (Node* node : nodesWhere(*method.graph, isConvTranspose)) {
+      if (isLeftFloat(node)) continue;
       if (whyNotConvolution(node, program.module).empty()) rewriter.rewrite(node);
     }
     eliminateDeadCode(method.graph);

@@ -23,6 +23,7 @@
 #include "channels.h"
 #include "dead_code.h"
 #include "ir_util.h"
+#include "nodes.h"
 #include "passes/passes.h"
 
 namespace jitquant {
@@ -100,9 +101,8 @@ class Rewriter {
 void rewritePixelShuffle(Program& program) {
   Rewriter rewriter(program);
   for (Method& method : program.methods) {
-    for (Node* node : allNodes(*method.graph)) {
-      if (node->kind() == c10::aten::pixel_shuffle) rewriter.rewrite(node);
-    }
+    const auto shuffles = [](const Node* node) { return node->kind() == c10::aten::pixel_shuffle; };
+    for (Node* node : nodesWhere(*method.graph, shuffles)) rewriter.rewrite(node);
     eliminateDeadCode(method.graph);
   }
 }

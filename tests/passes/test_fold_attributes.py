@@ -237,3 +237,62 @@ def test_attributes_of_objects_that_change_are_read_each_time(model: nn.Module) 
         assert_same_output(change.model, expected, x, atol=0)
     assert ("aten::mul(%x, 2.0)" in change.after) == isinstance(model, ReadsOnly)
     assert 'prim::GetAttr[name="fixed"]' not in change.after
+
+
+class Lists(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, list[int]]:
+        y = nn.functional.avg_pool2d(x, [2, 2], [1, 1])
+        z = nn.functional.avg_pool2d(y, [2, 2], [1, 1])
+        dims = [2]
+        dims.append(3)
+        return z.sum(dims), [2, 2]
+
+
+def test_lists_become_one_constant_unless_one_is_written_or_returned() -> None:
+    change = before_and_after("fold_attributes", scripted(Lists()), show=unscoped_text)
+    assert_change(
+        change,
+        before="""
+            graph(%self : __torch__.tests.passes.test_fold_attributes.Lists,
+                  %x.1 : Tensor):
+              %2 : NoneType = prim::Constant()
+              %3 : bool = prim::Constant[value=1]()
+              %4 : bool = prim::Constant[value=0]()
+              %5 : int[] = prim::Constant[value=[0, 0]]()
+              %6 : int = prim::Constant[value=2]()
+              %7 : int = prim::Constant[value=1]()
+              %8 : int = prim::Constant[value=3]()
+              %9 : int[] = prim::ListConstruct(%6, %6)
+              %10 : int[] = prim::ListConstruct(%7, %7)
+              %y.1 : Tensor = aten::avg_pool2d(%x.1, %9, %10, %5, %4, %3, %2)
+              %12 : int[] = prim::ListConstruct(%6, %6)
+              %13 : int[] = prim::ListConstruct(%7, %7)
+              %z.1 : Tensor = aten::avg_pool2d(%y.1, %12, %13, %5, %4, %3, %2)
+              %dims.1 : int[] = prim::ListConstruct(%6)
+              %16 : int[] = aten::append(%dims.1, %8)
+              %17 : Tensor = aten::sum(%z.1, %dims.1, %4, %2)
+              %18 : int[] = prim::ListConstruct(%6, %6)
+              %19 : (Tensor, int[]) = prim::TupleConstruct(%17, %18)
+              return (%19)
+        """,
+        after="""
+            graph(%self : __torch__.tests.passes.test_fold_attributes.Lists,
+                  %x.1 : Tensor):
+              %2 : int[] = prim::Constant[value=[1, 1]]()
+              %3 : int[] = prim::Constant[value=[2, 2]]()
+              %4 : int = prim::Constant[value=3]()
+              %5 : int = prim::Constant[value=2]()
+              %6 : int[] = prim::Constant[value=[0, 0]]()
+              %7 : bool = prim::Constant[value=0]()
+              %8 : bool = prim::Constant[value=1]()
+              %9 : NoneType = prim::Constant()
+              %y.1 : Tensor = aten::avg_pool2d(%x.1, %3, %2, %6, %7, %8, %9)
+              %z.1 : Tensor = aten::avg_pool2d(%y.1, %3, %2, %6, %7, %8, %9)
+              %dims.1 : int[] = prim::ListConstruct(%5)
+              %13 : int[] = aten::append(%dims.1, %4)
+              %14 : Tensor = aten::sum(%z.1, %dims.1, %7, %9)
+              %15 : int[] = prim::ListConstruct(%5, %5)
+              %16 : (Tensor, int[]) = prim::TupleConstruct(%14, %15)
+              return (%16)
+        """,
+    )

@@ -3,8 +3,10 @@
 import re
 
 import torch
+import torchvision  # noqa: F401  # registers its ops
 from torch import Tensor, nn
 
+from jitquant import _C
 from tests.ir import before_and_after, sample, scripted, traced
 
 
@@ -47,3 +49,21 @@ def test_what_libtorch_and_the_passes_make_of_an_op_remembers_it_too() -> None:
             ("aten::relu", "/relu_"),
             ("aten::linear", "/addmm"),
         ]
+
+
+def suppress(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    first = torch.ops.torchvision.nms(boxes, scores, 0.5)
+    return first, torch.ops.torchvision.nms(boxes, scores, 0.7)
+
+
+class Boxes(nn.Module):
+    def forward(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        return suppress(boxes, scores)
+
+
+def test_two_ops_of_another_library_in_one_call_are_of_two_origins() -> None:
+    ops = _C.Preparation(scripted(Boxes())._c, ["forward"], None).ops
+    assert [(op.kind, op.origin) for op in ops] == [
+        ("torchvision::nms", 0),
+        ("torchvision::nms", 1),
+    ]
