@@ -4,6 +4,7 @@ import argparse
 import datetime
 import json
 import math
+import os
 import platform
 import sys
 import warnings
@@ -51,6 +52,7 @@ def describe_environment() -> dict[str, str]:
         "CPU": cpu_name(),
         "CPU capability": torch.backends.cpu.get_cpu_capability(),
         "platform": f"{platform.system()} {platform.machine()}",
+        "malloc": os.environ.get("GLIBC_TUNABLES", "defaults"),
     }
 
 

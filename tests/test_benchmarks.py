@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.report import describe_environment
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -137,3 +139,10 @@ def test_file_size(tmp_path: Path) -> None:
         assert result["size_ratio"] == result["size_mb"] / (result["weights_mb"] + 0.1)
         assert result["save_ms"] > 0 and result["load_ms"] > 0
     assert ours["size_mb"] < theirs["size_mb"]
+
+
+def test_settings_of_malloc_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert describe_environment()["malloc"] == "defaults"
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    assert describe_environment()["malloc"] == "glibc.malloc.hugetlb=1"
