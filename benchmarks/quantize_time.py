@@ -10,9 +10,11 @@ densenet201, scripted and traced. Each measurement runs in a process of its own,
 and the least of `--repeats` processes counts. Seconds are CPU time, which is what the clock shows
 on a machine with nothing else to do, and elsewhere not much more.
 
-"memory" is how far resident memory rises above where it stood with the float model loaded, over
-prepare and convert together; "models" is the same in sizes of the float model's weights. A chain
-has few weights for its length, so there it tells what the graph costs.
+"memory" is how far resident memory rises above where it stood after the float model had run, over
+prepare, calibration and convert together; "models" is the same in sizes of the float model's
+weights. A chain has few weights for its length, so there it tells what the graph costs. Without
+that first run the parts of torch's libraries that any float model needs would count, for both
+tools.
 
 `--check` exits with status 1 unless the time per convolution of the longest chain is at most 1.2
 of that of the shortest, ours at most half of torch.ao's, and densenet201 within 10 s and 2.5 times
@@ -189,6 +191,8 @@ def measure(tool: str, name: str) -> Result:
         convolutions=sum(tensor.dim() == 4 for tensor in weights),
         weights_mb=sum(tensor.nbytes for tensor in weights) / 1e6,
     )
+    with torch.no_grad():
+        run_briefly(model, samples)
     with PeakMemory() as peak, torch.no_grad():
         start = time.process_time()
         prepared = quantizer.prepare(model)

@@ -20,6 +20,14 @@ namespace {
 // Four times the largest weight that the smallest scale of an observer (2^-23) can hold.
 constexpr double kSmallestWeight = 4 * 127.5 / (1 << 23);
 
+// 0 without elements, NaN with a NaN among them. Makes no tensor as large as the weight, which
+// would leave a gap in memory.
+double largestMagnitude(const at::Tensor& weight) {
+  if (weight.numel() == 0) return 0.0;
+  const auto [low, high] = at::aminmax(weight);
+  return std::max(std::abs(low.item<double>()), std::abs(high.item<double>()));
+}
+
 }  // namespace
 
 std::string whyNotWeight(const Value* value, const Node* node, const jit::Module& module) {
@@ -32,12 +40,12 @@ std::string whyNotWeight(const Value* value, const Node* node, const jit::Module
                     ", and only float32 models can be quantized. Call model.float() on the model "
                     "before it is scripted or frozen.");
   }
-  if (!weight->isfinite().all().item<bool>()) {
+  const double largest = largestMagnitude(*weight);
+  if (!std::isfinite(largest)) {
     throw UserError("the weight of " + describe(node) +
                     " holds NaN or infinite values. Mend the float model, or set the qconfig of "
                     "that module to None.");
   }
-  const double largest = weight->numel() == 0 ? 0.0 : weight->abs().max().item<double>();
   if (largest > 0.0 && largest < kSmallestWeight) return "its weights are too small for int8";
   return "";
 }

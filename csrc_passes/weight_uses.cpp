@@ -65,6 +65,18 @@ static std::string biasPath(const Node* layer, const jit::Module& module) {
   return prefix + freeAttributeName(owner, wish);
 }
 
+// A read of `path` that shares the reads of the modules around it with the read of the weight.
+static Value* insertReadBesideWeight(jit::Graph& graph, const std::string& path,
+                                     const jit::Module& module, Node* layer) {
+  const size_t end = path.rfind('.') + 1;  // 0 for an attribute of the top module
+  const auto weight_path = attributePath(layer->input(1));
+  const bool is_beside = weight_path && weight_path->rfind('.') + 1 == end &&
+                         weight_path->compare(0, end, path, 0, end) == 0;
+  if (!is_beside) return insertAttributeRead(graph, path, module, layer);
+  const jit::WithInsertPoint guard(layer);
+  return graph.insertGetAttr(layer->input(1)->node()->input(), path.substr(end));
+}
+
 void setSharedInput(const WeightUses& uses, size_t input, const at::Tensor& value,
                     const jit::Module& module) {
   const Node* first = uses.layers[0];
@@ -76,7 +88,7 @@ void setSharedInput(const WeightUses& uses, size_t input, const at::Tensor& valu
   if (attribute) return;
   for (size_t i = 0; i < uses.layers.size(); ++i) {
     Node* layer = uses.layers[i];
-    layer->replaceInput(input, insertAttributeRead(*uses.graphs[i], path, module, layer));
+    layer->replaceInput(input, insertReadBesideWeight(*uses.graphs[i], path, module, layer));
   }
 }
 

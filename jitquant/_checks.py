@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -15,7 +16,9 @@ from jitquant._observed import (
     weight_observers,
 )
 from jitquant.backend import get_backend
-from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
+from jitquant.errors import JitQuantTypeError, JitQuantValueError
+
+_TORCH: Any = torch  # whose stubs lack what is not public
 
 
 def check_script_module(model: object, function: str) -> torch.jit.ScriptModule:
@@ -251,11 +254,27 @@ def _own_calls(model: torch.jit.ScriptModule, caller: str) -> list[str]:
 
 
 def as_model(module: torch._C.ScriptModule) -> torch.jit.ScriptModule:
-    """A C++ module as Python sees it."""
-    wrapped: object = torch.jit._recursive.wrap_cpp_module(module)
-    if not isinstance(wrapped, torch.jit.ScriptModule):
-        raise JitQuantError(f"torch gave {type(wrapped).__name__} for a C++ module.")
+    """A C++ module as Python sees it.
+
+    As torch.jit._recursive.wrap_cpp_module, which describes the types of all submodules anew
+    for each module that they are in.
+    """
+    concrete_type = _TORCH._C.ConcreteModuleType.from_jit_type(module._type())
+    wrapped: torch.jit.ScriptModule = _wrapped(module, concrete_type)
     return wrapped
+
+
+def _wrapped(module: Any, concrete_type: Any) -> Any:
+    types = dict(concrete_type.get_modules())
+
+    def fill(wrapper: Any) -> None:
+        for name, child in _TORCH._C.ModuleDict(module).items():
+            setattr(wrapper, name, _wrapped(child, types[name]))
+        wrapper._concrete_type = concrete_type
+        wrapper._forward_pre_hooks.update(enumerate(module._get_forward_pre_hooks()))
+        wrapper._forward_hooks.update(enumerate(module._get_forward_hooks()))
+
+    return _TORCH.jit.RecursiveScriptModule._construct(module, fill)
 
 
 def _is_training(module: torch.nn.Module) -> bool:

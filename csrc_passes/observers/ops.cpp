@@ -78,11 +78,21 @@ Histogram readHistogram(const Tensor& counts, const Tensor& low, const Tensor& h
 
 using HistogramState = std::tuple<Tensor, Tensor, Tensor, int64_t, int64_t, int64_t>;
 
-HistogramState writeHistogram(const Histogram& histogram) {
-  Tensor counts = at::empty({histogram.capacity()}, at::kLong);
-  std::copy(histogram.counts.begin(), histogram.counts.end(), counts.mutable_data_ptr<int64_t>());
-  return {std::move(counts),  scalar(histogram.low), scalar(histogram.high),
-          histogram.exponent, histogram.offset,      histogram.zeros};
+// The vector becomes the tensor's memory. Aligned memory, as torch allocates it, would not fit into
+// what the last histogram left, and each observer would leave a gap.
+Tensor asTensor(std::vector<int64_t> counts) {
+  const auto owned = std::make_shared<std::vector<int64_t>>(std::move(counts));
+  const auto size = static_cast<int64_t>(owned->size());
+  return at::from_blob(owned->data(), {size}, [owned](void*) {}, at::kLong);
+}
+
+HistogramState writeHistogram(Histogram histogram) {
+  return {asTensor(std::move(histogram.counts)),
+          scalar(histogram.low),
+          scalar(histogram.high),
+          histogram.exponent,
+          histogram.offset,
+          histogram.zeros};
 }
 
 std::tuple<Tensor, Tensor, Tensor, int64_t, int64_t, int64_t, bool, bool> addToHistogram(
@@ -91,7 +101,7 @@ std::tuple<Tensor, Tensor, Tensor, int64_t, int64_t, int64_t, bool, bool> addToH
   const FloatValues values(x);
   Histogram histogram = readHistogram(counts, low, high, exponent, offset, zeros);
   if (histogram.add(values)) {
-    return std::tuple_cat(writeHistogram(histogram), std::make_tuple(false, false));
+    return std::tuple_cat(writeHistogram(std::move(histogram)), std::make_tuple(false, false));
   }
   const Range range = rangeOf(values);
   return {counts, low, high, exponent, offset, zeros, range.nan, range.inf};
@@ -105,7 +115,7 @@ HistogramState mergeHistograms(const Tensor& counts, const Tensor& low, const Te
   Histogram merged = readHistogram(counts, low, high, exponent, offset, zeros);
   merged.merge(readHistogram(other_counts, other_low, other_high, other_exponent, other_offset,
                              other_zeros));
-  return writeHistogram(merged);
+  return writeHistogram(std::move(merged));
 }
 
 std::tuple<Tensor, Tensor> asTensors(Bounds bounds) {

@@ -29,7 +29,7 @@ at::Tensor largestPairSum(at::Tensor flat) {
   return ((first + second).abs() * (first * second > 0)).amax(1);
 }
 
-at::Tensor largestPairSumOfWeight(const at::Tensor& weight) {
+at::Tensor largestPairSumOfRows(const at::Tensor& weight) {
   const at::Tensor channels_last = weight.movedim(1, -1);
   at::Tensor largest = largestPairSum(channels_last.flatten(1));
   if (weight.size(1) % 2 != 0 && weight.size(1) > 1) {
@@ -37,6 +37,17 @@ at::Tensor largestPairSumOfWeight(const at::Tensor& weight) {
     largest = at::maximum(largest, largestPairSum(per_tap));
   }
   return largest;
+}
+
+// A few rows at a time: tensors as large as the weight would leave gaps in memory between the
+// weights.
+at::Tensor largestPairSumOfWeight(const at::Tensor& weight) {
+  constexpr int64_t kNumbers = 1 << 14;
+  const int64_t rows =
+      std::max<int64_t>(1, kNumbers * weight.size(0) / std::max<int64_t>(1, weight.numel()));
+  std::vector<at::Tensor> largest;
+  for (const at::Tensor& part : weight.split(rows)) largest.push_back(largestPairSumOfRows(part));
+  return at::cat(largest);
 }
 
 QParams safeWeightQParams(const at::Tensor& weight, const QParams& qparams) {

@@ -18,6 +18,7 @@ from tests.ir import (
     sample,
     scripted,
     traced,
+    unscoped_text,
 )
 
 X = sample(1, 2, 4, 4)
@@ -52,6 +53,47 @@ def test_conv_and_bn_become_one_conv() -> None:
         """,
     )
     assert_same_output(change.model, model, X)
+
+
+def test_a_new_bias_is_read_from_the_module_that_the_weight_was_read_from() -> None:
+    change = before_and_after("fold_conv_bn", scripted(ConvBn(bias=False)), show=unscoped_text)
+    assert_change(
+        change,
+        before="""
+            graph(%self : __torch__.tests.passes.test_fold_conv_bn.ConvBn,
+                  %x.1 : Tensor):
+              %2 : bool = prim::Constant[value=1]()
+              %3 : float = prim::Constant[value=0.10000000000000001]()
+              %4 : bool = prim::Constant[value=0]()
+              %5 : float = prim::Constant[value=1.0000000000000001e-05]()
+              %6 : int[] = prim::Constant[value=[0, 0]]()
+              %7 : int[] = prim::Constant[value=[1, 1]]()
+              %8 : int = prim::Constant[value=1]()
+              %9 : NoneType = prim::Constant()
+              %conv : __torch__.torch.nn.modules.conv.Conv2d = prim::GetAttr[name="conv"](%self)
+              %weight.1 : Tensor = prim::GetAttr[name="weight"](%conv)
+              %bn : __torch__.torch.nn.modules.batchnorm.BatchNorm2d = prim::GetAttr[name="bn"](%self)
+              %bias : Tensor = prim::GetAttr[name="bias"](%bn)
+              %weight : Tensor = prim::GetAttr[name="weight"](%bn)
+              %running_var : Tensor = prim::GetAttr[name="running_var"](%bn)
+              %running_mean : Tensor = prim::GetAttr[name="running_mean"](%bn)
+              %17 : Tensor = aten::conv2d(%x.1, %weight.1, %9, %7, %6, %7, %8)
+              %18 : Tensor = aten::batch_norm(%17, %weight, %bias, %running_mean, %running_var, %4, %3, %5, %2)
+              return (%18)
+        """,
+        after="""
+            graph(%self : __torch__.tests.passes.test_fold_conv_bn.ConvBn,
+                  %x.1 : Tensor):
+              %2 : int[] = prim::Constant[value=[0, 0]]()
+              %3 : int[] = prim::Constant[value=[1, 1]]()
+              %4 : int = prim::Constant[value=1]()
+              %conv : __torch__.torch.nn.modules.conv.Conv2d = prim::GetAttr[name="conv"](%self)
+              %weight.1 : Tensor = prim::GetAttr[name="weight"](%conv)
+              %bias : Tensor = prim::GetAttr[name="bias"](%conv)
+              %8 : Tensor = aten::conv2d(%x.1, %weight.1, %bias, %3, %2, %3, %4)
+              return (%8)
+        """,
+    )
 
 
 def test_folded_weight_and_bias_follow_the_formula() -> None:
