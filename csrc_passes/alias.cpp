@@ -253,6 +253,18 @@ void Aliases::write(const Value* value, const Node* writer) {
   if (holdsTensors(value->type()) && !isModule(value)) writes_.emplace_back(classOf(value), writer);
 }
 
+bool mayWriteTensors(const Node* node) {
+  const auto kind = node->kind();
+  if (kind == c10::prim::GetAttr || kind == c10::prim::SetAttr || kind == c10::prim::If ||
+      kind == c10::prim::Loop) {
+    return false;
+  }
+  const c10::FunctionSchema* schema = node->maybeSchema();
+  if (schema == nullptr) return !onlyHandsOn(node);
+  const auto& arguments = schema->arguments();
+  return node->hasSideEffects() || std::any_of(arguments.begin(), arguments.end(), writesTensors);
+}
+
 bool isDropout(const Node* node) {
   return node->kind() == c10::aten::dropout || node->kind() == c10::aten::feature_dropout ||
          node->kind() == c10::aten::alpha_dropout ||

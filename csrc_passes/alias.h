@@ -56,6 +56,9 @@ class Aliases {
   std::unordered_map<Class, std::vector<const jit::Node*>> writers_;
 };
 
+// Whether Aliases would note that the node itself writes something; of nodes in its blocks ask too.
+bool mayWriteTensors(const jit::Node* node);
+
 // Of those that leave their input as it is in eval mode: dropout_ and others write.
 bool isDropout(const jit::Node* node);
 

@@ -13,6 +13,7 @@
 
 #include "alias.h"
 #include "ir_util.h"
+#include "nodes.h"
 #include "passes/passes.h"
 
 namespace jitquant {
@@ -26,6 +27,7 @@ namespace {
 std::set<c10::StorageImpl*> writtenStorages(Program& program) {
   std::set<c10::StorageImpl*> written;
   for (Method& method : program.methods) {
+    if (!anyNode(method.graph->block(), mayWriteTensors)) continue;
     const Aliases aliases(*method.graph, program.module);
     for (Node* node : allNodes(*method.graph)) {
       c10::StorageImpl* storage = storageOf(node, program.module);
