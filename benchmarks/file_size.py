@@ -1,7 +1,7 @@
 """Size and load time of int8 files: `torch.jit.save` against `jitquant.save`.
 
     python benchmarks/file_size.py
-    python benchmarks/file_size.py resnet18 --engine onednn --loads 20 --json file_size.json
+    python benchmarks/file_size.py --models resnet18 --engine onednn --loads 20 --json sizes.json
 
 Models have random weights. "ratio" is the file's size over that of int8 weights, float biases and
 100 kB. Loading is `torch.jit.load` of a path, the least of several; the two files take turns.
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="*", default=MODELS, help=f"default: {' '.join(MODELS)}")
+    parser.add_argument("--models", nargs="+", default=MODELS, help=f"default: {' '.join(MODELS)}")
     parser.add_argument("--engine", default="x86", help="default: x86")
     parser.add_argument("--loads", type=positive, default=10, help="of each file (default: 10)")
     parser.add_argument("--pixels", type=positive, help="size of images (default: the model's)")

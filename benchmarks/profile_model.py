@@ -119,6 +119,8 @@ def run(arguments: argparse.Namespace) -> None:
     inputs = [parse_input(text) for text in arguments.input]
     results, models = [], {}
     with torch.inference_mode():
+        for path in arguments.models:  # torch loads libraries and code when it first needs them
+            load_and_run(path, "", inputs)
         for path, label in zip(arguments.models, labels(arguments.models), strict=True):
             result, models[label] = load_and_run(path, label, inputs)
             results.append(result)
@@ -191,8 +193,7 @@ def load_and_run(path: Path, label: str, inputs: list[Any]) -> tuple[Result, Any
             model(*inputs)
         except RuntimeError as error:
             raise UsageError(
-                f"{path} does not run on these inputs: {last_line(error)}\n"
-                f"It takes {signature(model)}; give one --input for each."
+                f"{path} does not run on these inputs: {last_line(error)}\n{advice(error, model)}"
             ) from error
     return Result(label, file_mb(path), load_ms, peak.mb), model
 
@@ -203,9 +204,21 @@ def last_line(error: Exception) -> str:
     return lines[-1].strip() if lines else first_line(error)
 
 
+def advice(error: Exception, model: Any) -> str:
+    if "Didn't find engine" in str(error):
+        engine = torch.backends.quantized.engine
+        return f"It was made for another engine than {engine}: give --engine onednn, or its own."
+    return f"It takes {signature(model)}; give one --input for each that has no default."
+
+
 def signature(model: Any) -> str:
     arguments = model.forward.schema.arguments[1:]  # without self
-    return "(" + ", ".join(f"{of.name}: {of.type.annotation_str}" for of in arguments) + ")"
+    return "(" + ", ".join(map(described, arguments)) + ")"
+
+
+def described(argument: Any) -> str:
+    default = f" = {argument.default_value}" if argument.has_default_value() else ""
+    return f"{argument.name}: {argument.type.annotation_str}{default}"
 
 
 def note_latency(result: Result, times: Times, first: Times) -> None:

@@ -244,6 +244,7 @@ PYBIND11_MODULE(_C, m) {
         return names;
       },
       py::arg("prepared"));
+  m.def("packed_for", &packedFor, py::arg("module"));
   m.def("drop_packed", &dropPacked, py::arg("module"));
   m.def("take_packed", &takePacked, py::arg("source"), py::arg("target"), py::arg("names"));
   m.def("namespaces_of", &namespacesOf, py::arg("module"));

@@ -1,5 +1,6 @@
 """Model files with deflated records, and files in memory."""
 
+import errno
 import io
 import os
 import shutil
@@ -82,6 +83,8 @@ def _opened(f: str | os.PathLike[str] | _Writable) -> Iterator[_Writable]:
         yield f
         return
     target = os.path.realpath(f)
+    if not os.fspath(f) or not os.path.isdir(os.path.dirname(target)):
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", os.fspath(f))
     if os.path.exists(f) and not os.path.isfile(target):  # a device, a pipe or a folder
         with open(f, "wb") as file:
             yield file

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from jitquant import _checks, _state
+from jitquant import _C, _checks, _state
 from jitquant._table import table
 from jitquant.backend import BACKENDS
 from jitquant.errors import JitQuantError, JitQuantValueError
@@ -16,6 +16,13 @@ _FEATURES = {
     "AVX512": torch.cpu._is_avx512_supported,
     "VNNI": torch.cpu._is_vnni_supported,
 }
+_KERNELS = {
+    "x86": {"onednn", "fbgemm"},
+    "fbgemm": {"fbgemm"},
+    "onednn": {"onednn"},
+    "qnnpack": {"qnnpack"},
+}
+"""Whose kernels an engine packs weights for."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class Check:
 def check(model: torch.jit.ScriptModule, strict: bool = True) -> Check:
     """Compare what the record in a model says that it needs with this machine.
 
-    Call it with the engine set as it was when the model was loaded.
+    The engine must be the one that the model needs, now and when the model was loaded.
 
     Args:
         model: a prepared, converted or debug model, loaded or not.
@@ -68,7 +75,8 @@ def check(model: torch.jit.ScriptModule, strict: bool = True) -> Check:
         JitQuantTypeError: model is not a ScriptModule.
         JitQuantValueError: jitquant did not make the model.
     """
-    state = _state.read(_checks.check_script_module(model, "check"))
+    checked = _checks.check_script_module(model, "check")
+    state = _state.read(checked)
     if state is None:
         raise JitQuantValueError(
             "check: the model has no record of what it needs, so prepare_jit or convert_jit did "
@@ -76,7 +84,7 @@ def check(model: torch.jit.ScriptModule, strict: bool = True) -> Check:
         )
     requirements = [_torch(state), _libraries(state), _activations(state)]
     if state.stage == "converted":
-        requirements += [_engine(state), _cpu(state)]
+        requirements += [_engine(state, _C.packed_for(checked._c)), _cpu(state)]
     result = Check(tuple(requirements))
     if strict and result.problems:
         raise JitQuantError("the model does not fit this machine: " + " ".join(result.problems))
@@ -108,7 +116,7 @@ def _activations(state: _state.State) -> Requirement:
     return Requirement("activation bits", bits, "any")
 
 
-def _engine(state: _state.State) -> Requirement:
+def _engine(state: _state.State, packed_for: set[str]) -> Requirement:
     here = str(torch.backends.quantized.engine)
     problem = ""
     if state.engine not in torch.backends.quantized.supported_engines:
@@ -120,6 +128,11 @@ def _engine(state: _state.State) -> Requirement:
         problem = (
             f"It needs the engine {state.engine}, and {here} is set: set "
             f"torch.backends.quantized.engine = {state.engine!r}, and then load the model."
+        )
+    elif foreign := packed_for - _KERNELS[state.engine]:
+        problem = (
+            f"Its weights are packed for {' and '.join(sorted(foreign))}, since another engine was "
+            f"set when it was loaded: load it again now that {here} is set."
         )
     return Requirement("engine", state.engine, here, problem)
 

@@ -129,7 +129,8 @@ def test_exact_share(tmp_path: Path) -> None:
 
 def test_file_size(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    command = [sys.executable, "benchmarks/file_size.py", "shufflenet_v2_x0_5", "--pixels", "64"]
+    command = [sys.executable, "benchmarks/file_size.py", "--pixels", "64"]
+    command += ["--models", "shufflenet_v2_x0_5"]
     command += ["--engine", "onednn", "--loads", "2", "--json", str(report)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("| model ") and "engine: onednn" in done.stdout

@@ -1,5 +1,6 @@
 """jitquant.check: whether a file fits the machine that is to run it."""
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -84,6 +85,31 @@ def test_another_engine_is_set() -> None:
     )
     with pytest.raises(JitQuantError, match=f"^{re.escape(message)}$"):
         jitquant.check(model)
+
+
+@pytest.mark.parametrize(("engine", "kernels"), [("qnnpack", "qnnpack"), ("fbgemm", "fbgemm")])
+def test_another_engine_was_set_when_it_was_loaded(engine: str, kernels: str) -> None:
+    with engine_set("onednn"):
+        file = io.BytesIO()
+        torch.jit.save(converted(), file)
+    file.seek(0)
+    with engine_set(engine):
+        model = torch.jit.load(file)
+    torch.backends.quantized.engine = "onednn"
+    message = (
+        f"Its weights are packed for {kernels}, since another engine was set when it was loaded: "
+        "load it again now that onednn is set."
+    )
+    with pytest.raises(JitQuantError, match=re.escape(message)):
+        jitquant.check(model)
+    file.seek(0)
+    assert not jitquant.check(torch.jit.load(file)).problems
+
+
+def test_dynamic_models_are_packed_for_the_engine_too() -> None:
+    for qconfig in (jitquant.default_dynamic_qconfig, jitquant.float16_dynamic_qconfig):
+        model = jitquant.quantize_dynamic_jit(scripted(PlainNet()), {"": qconfig})
+        assert not jitquant.check(model).problems
 
 
 def test_an_engine_that_this_torch_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,15 +11,30 @@ from torch import Tensor, nn
 
 from benchmarks import profile_model
 from benchmarks.profile_model import UsageError, parse_input
+from jitquant import convert_jit, get_default_qconfig, prepare_jit
+from jitquant._engine import engine_set
 from tests.models import PlainNet, ResidualNet, scripted
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 class ManyInputs(nn.Module):
-    def forward(self, ids: Tensor, mask: Tensor, rate: int) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor, rate: int, shift: int = 0) -> Tensor:
         assert ids.dtype == torch.int64 and mask.dtype == torch.bool
-        return ids * mask * rate
+        return ids * mask * rate + shift
+
+
+class Sum(nn.Module):
+    """On onednn one convolution takes the sum along."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 1)
+        self.b = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.a(x) + self.b(x)
+        return y
 
 
 def run(*arguments: object) -> None:
@@ -123,7 +138,7 @@ def test_an_input_that_cannot_be_read(text: str, message: str) -> None:
         ("state", ["--input", "1"], "state.pt is not a file that torch.jit.load can load"),
         ("plain", ["--input", "1,4,8,8"], r"(?s)but got 4 channels.*takes \(x: Tensor\)"),
         ("plain", ["--input", "1,3,8,8", "--input", "1"], r"(?s)expected at most 2 argument"),
-        ("many", ["--input", "=1"], r"\(ids: Tensor, mask: Tensor, rate: int\); give one --input"),
+        ("many", ["--input", "=1"], r"mask: Tensor, rate: int, shift: int = 0\); give one --input"),
         ("plain", ["--input", "1,3,8,8", "--engine", "none"], "no engine none here; give one of"),
     ],
 )
@@ -133,6 +148,19 @@ def test_what_cannot_be_profiled(
     path = models.get(name, models["plain"].with_name(f"{name}.pt"))
     with pytest.raises(UsageError, match=message):
         run(path, *arguments)
+
+
+def test_a_model_of_another_engine(tmp_path: Path) -> None:
+    qconfig = get_default_qconfig("onednn")
+    with engine_set("onednn"):
+        prepared = prepare_jit(scripted(Sum()), {"": qconfig})
+        prepared(torch.rand(1, 3, 8, 8))
+        torch.jit.save(convert_jit(prepared), tmp_path / "onednn.pt")
+    with engine_set("x86"):
+        arguments = [tmp_path / "onednn.pt", "--input", "1,3,8,8", "--repeats", "1"]
+        with pytest.raises(UsageError, match="made for another engine than x86: give --engine on"):
+            run(*arguments)
+        run(*arguments, "--engine", "onednn")
 
 
 def test_a_file_given_twice(models: dict[str, Path]) -> None:

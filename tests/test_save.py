@@ -224,8 +224,10 @@ def test_what_is_no_file_is_written_itself() -> None:
 
 
 def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "no_such_folder"))):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path}/no_such_folder/model.pt")):
         jitquant.save(int8(), tmp_path / "no_such_folder" / "model.pt")
+    with pytest.raises(FileNotFoundError, match=r"there is no such folder: ''$"):
+        jitquant.save(int8(), "")
     with pytest.raises(IsADirectoryError, match=re.escape(str(tmp_path))):
         jitquant.save(int8(), tmp_path)
 

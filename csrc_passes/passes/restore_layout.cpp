@@ -2,10 +2,10 @@
 // model.
 //
 // Before, with a channels-last int8 convolution behind %d:
-//   %d = aten::dequantize(%q); %v = aten::view(%d, %sizes); return (%v, %d)
+//   %d = aten::dequantize(%q); %v = aten::view(%d, %sizes); %s = aten::sigmoid(%d); return (%v, %s)
 // After:
 //   %d = aten::dequantize(%q); %c = aten::contiguous(%d, 0); %v = aten::view(%c, %sizes)
-//   %r = aten::contiguous(%d, 0); return (%v, %r)
+//   %s = aten::sigmoid(%d); %r = aten::contiguous(%s, 0); return (%v, %r)
 //
 // What an op writes in place must not be copied where it is read. Where that depends on the layout,
 // all dequantized values of the method are made contiguous instead, and so is what is made of them.
@@ -15,6 +15,8 @@
 //         channels-last returns contiguous tensors of the same values.
 
 #include <algorithm>
+#include <unordered_map>
+#include <unordered_set>
 
 #include "alias.h"
 #include "ir_util.h"
@@ -36,23 +38,63 @@ bool dependsOnLayout(const Node* node) {
          kind == c10::aten::randint_like || kind == c10::aten::bernoulli;
 }
 
-// Whether it may be channels-last: dequantized, and not known to have another rank than 3 to 5.
-bool mayBeChannelsLast(const Value* value, const Program& program) {
-  if (!isTensor(value)) return false;
-  const bool is_loop = value->node()->kind() == c10::prim::Loop;  // its first return is no output
-  for (const jit::Block* block : value->node()->blocks()) {
-    if (mayBeChannelsLast(block->outputs()[value->offset() + (is_loop ? 1 : 0)], program)) {
-      return true;
-    }
-  }
-  if (value->node()->kind() != c10::aten::dequantize) return false;
-  const auto found = program.observations.find(value);
-  if (found == program.observations.end() || found->second.shapes.empty()) return true;
-  const auto& shapes = found->second.shapes;
-  return std::any_of(shapes.begin(), shapes.end(), [](const std::vector<int64_t>& shape) {
-    return shape.size() >= 3 && shape.size() <= 5;
-  });
+// Whether the result has the layout of the tensors that the op reads. Views have strides of their
+// own in the float model, too.
+bool keepsLayout(const Node* node) {
+  static const std::unordered_set<std::string> kinds{
+      "aten::sigmoid",     "aten::tanh",   "aten::silu",
+      "aten::gelu",        "aten::mish",   "aten::softplus",
+      "aten::exp",         "aten::log",    "aten::sqrt",
+      "aten::abs",         "aten::neg",    "aten::relu",
+      "aten::relu6",       "aten::clamp",  "aten::hardtanh",
+      "aten::hardsigmoid", "aten::elu",    "aten::hardswish",
+      "aten::leaky_relu",  "aten::prelu",  "aten::softmax",
+      "aten::log_softmax", "aten::add",    "aten::sub",
+      "aten::rsub",        "aten::mul",    "aten::div",
+      "aten::pow",         "aten::square", "aten::upsample_bilinear2d",
+      "aten::avg_pool2d",  "aten::conv2d", "aten::adaptive_avg_pool2d"};
+  return kinds.count(node->kind().toQualString()) != 0;
 }
+
+// Which values may be channels-last: those that are dequantized and not known to have another rank
+// than 3 to 5, and what keeps their layout.
+class Layouts {
+ public:
+  explicit Layouts(const Program& program) : program_(program) {}
+
+  bool mayBeChannelsLast(const Value* value) {
+    if (!isTensor(value)) return false;
+    const auto known = known_.find(value);
+    if (known != known_.end()) return known->second;
+    return known_[value] = find(value);
+  }
+
+ private:
+  bool find(const Value* value) {
+    const Node* node = value->node();
+    const bool is_loop = node->kind() == c10::prim::Loop;  // its first return is no output
+    for (const jit::Block* block : node->blocks()) {
+      if (mayBeChannelsLast(block->outputs()[value->offset() + (is_loop ? 1 : 0)])) return true;
+    }
+    if (keepsLayout(node)) {
+      return std::any_of(node->inputs().begin(), node->inputs().end(),
+                         [&](const Value* input) { return mayBeChannelsLast(input); });
+    }
+    return node->kind() == c10::aten::dequantize && mayBeImage(value);
+  }
+
+  bool mayBeImage(const Value* value) const {
+    const auto found = program_.observations.find(value);
+    if (found == program_.observations.end() || found->second.shapes.empty()) return true;
+    const auto& shapes = found->second.shapes;
+    return std::any_of(shapes.begin(), shapes.end(), [](const std::vector<int64_t>& shape) {
+      return shape.size() >= 3 && shape.size() <= 5;
+    });
+  }
+
+  const Program& program_;
+  std::unordered_map<const Value*, bool> known_;  // looked up only
+};
 
 Node* insertContiguous(Value* value, Node* before) {
   Value* format = insertConstantBefore(before, static_cast<int64_t>(at::MemoryFormat::Contiguous));
@@ -66,22 +108,22 @@ void readContiguous(Node* reader, size_t input) {
 }
 
 // Results, also those inside of returned tuples, lists and dicts.
-void returnContiguous(Node* results, const Program& program, const Aliases& aliases) {
+void returnContiguous(Node* results, Layouts& layouts, const Aliases& aliases) {
   for (size_t i = 0; i < results->inputs().size(); ++i) {
     Value* result = results->input(i);
     const auto kind = result->node()->kind();
     if (kind == c10::prim::TupleConstruct || kind == c10::prim::ListConstruct ||
         kind == c10::prim::DictConstruct) {
-      returnContiguous(result->node(), program, aliases);
-    } else if (mayBeChannelsLast(result, program) && !aliases.isWritten(result)) {
+      returnContiguous(result->node(), layouts, aliases);
+    } else if (layouts.mayBeChannelsLast(result) && !aliases.isWritten(result)) {
       readContiguous(results, i);
     }
   }
 }
 
-void dequantizeContiguous(const std::vector<Node*>& nodes, const Program& program) {
+void dequantizeContiguous(const std::vector<Node*>& nodes, Layouts& layouts) {
   for (Node* node : nodes) {
-    if (node->kind() != c10::aten::dequantize || !mayBeChannelsLast(node->output(), program)) {
+    if (node->kind() != c10::aten::dequantize || !layouts.mayBeChannelsLast(node->output())) {
       continue;
     }
     const auto uses = node->output()->uses();
@@ -107,8 +149,9 @@ void restoreLayout(Program& program) {
       reads_written |= is_written;
       if (!is_written) readContiguous(node, 0);
     }
-    if (reads_written) dequantizeContiguous(nodes, program);
-    returnContiguous(method.graph->return_node(), program, aliases);
+    Layouts layouts(program);
+    if (reads_written) dequantizeContiguous(nodes, layouts);
+    returnContiguous(method.graph->return_node(), layouts, aliases);
   }
 }
 

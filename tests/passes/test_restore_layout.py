@@ -1,11 +1,13 @@
 """restore_layout: what depends on the memory layout reads contiguous tensors."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from jitquant import convert_jit, coverage, default_qconfig, prepare_jit
-from tests.ir import before_and_after, sample, scripted
+from tests.ir import before_and_after, example_model, sample, scripted
 
 
 class ReturnsImage(nn.Module):
@@ -70,6 +72,32 @@ def test_image_is_returned_contiguous() -> None:
     prepared = prepare_jit(scripted(ReturnsImage()), {"": default_qconfig})
     prepared(x)
     assert convert_jit(prepared)(x).is_contiguous()
+
+
+class ReturnsActivation(nn.Module):
+    """Float ops keep the layout of what they read, here 50 times that of both operands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.sigmoid(self.conv(x))
+        for _ in range(50):
+            y = y - torch.exp(y)
+        return y, y.transpose(1, 2)
+
+
+def test_what_float_ops_make_of_an_image_is_returned_contiguous() -> None:
+    x = sample(1, 2, 3, 3)
+    model: Any = torch.jit.trace(example_model(ReturnsActivation()), x)
+    prepared: Any = prepare_jit(model, {"": default_qconfig})
+    image, view = prepared(x)
+    int8: Any = convert_jit(prepared)
+    int8_image, _ = int8(x)
+    assert image.is_contiguous() and int8_image.is_contiguous()
+    assert not view.is_contiguous()
+    assert coverage(int8).int8
 
 
 def test_row_is_returned_as_it_is() -> None:
