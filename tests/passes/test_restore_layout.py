@@ -84,7 +84,7 @@ class ReturnsActivation(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.sigmoid(self.conv(x))
         for _ in range(50):
-            y = y - torch.exp(y)
+            y = torch.pow(y, y)
         return y, y.transpose(1, 2)
 
 
