@@ -75,26 +75,27 @@ def test_image_is_returned_contiguous() -> None:
 
 
 class ReturnsActivation(nn.Module):
-    """Float ops keep the layout of what they read, here 50 times that of both operands."""
+    """Float ops keep the layout of what they read. Each of 50 reads the one before twice."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(2, 2, 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y = torch.sigmoid(self.conv(x))
+        row = y.mean([2, 3])
         for _ in range(50):
-            y = torch.pow(y, y)
-        return y, y.transpose(1, 2)
+            row = torch.pow(row, row)
+        return torch.pow(y, row.sum()), y.transpose(1, 2), row
 
 
 def test_what_float_ops_make_of_an_image_is_returned_contiguous() -> None:
     x = sample(1, 2, 3, 3)
     model: Any = torch.jit.trace(example_model(ReturnsActivation()), x)
     prepared: Any = prepare_jit(model, {"": default_qconfig})
-    image, view = prepared(x)
+    image, view, _ = prepared(x)
     int8: Any = convert_jit(prepared)
-    int8_image, _ = int8(x)
+    int8_image, _, _ = int8(x)
     assert image.is_contiguous() and int8_image.is_contiguous()
     assert not view.is_contiguous()
     assert coverage(int8).int8
