@@ -7,8 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jitquant import convert_jit, default_qconfig, prepare_jit
-from tests.ir import FIXED, assert_change, before_and_after, reasons, sample, scripted
+from jitquant import QConfig, QConfigMapping, convert_jit, default_qconfig, prepare_jit
+from jitquant.observers import FixedQParamsObserver
+from tests.ir import (
+    ACTIVATION_SCALE,
+    FIXED,
+    assert_change,
+    before_and_after,
+    reasons,
+    sample,
+    scripted,
+)
 
 X = sample(2, 2, 3, 3)
 
@@ -110,6 +119,20 @@ class OtherEnd(nn.Module):
         return torch.cat([b, c], 1), torch.cat([a, b, c], 1)
 
 
+class OtherSecond(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        a, b, c = parts(x)
+        return torch.cat([a, c], 1), torch.cat([a, b, c], 1)
+
+
+class NoFurther(nn.Module):
+    """Both hold the same, and libtorch makes them one."""
+
+    def forward(self, x: Tensor) -> Any:
+        a, b, _ = parts(x)
+        return torch.cat([a, b], 1), torch.cat([a, b], 1)
+
+
 class OtherOrder(nn.Module):
     def forward(self, x: Tensor) -> Any:
         a, b, c = parts(x)
@@ -154,7 +177,8 @@ class OneOfRelu(nn.Module):
 
 
 def converted(model: nn.Module, qconfig: Any = FIXED, debug: Any = False) -> torch.jit.ScriptModule:
-    prepared: Any = prepare_jit(scripted(model), {"": qconfig})
+    config = qconfig if isinstance(qconfig, QConfigMapping) else {"": qconfig}
+    prepared: Any = prepare_jit(scripted(model), config)
     prepared(X)
     return convert_jit(prepared, debug=debug)
 
@@ -175,6 +199,8 @@ def parts_of_each(model: torch.jit.ScriptModule) -> list[int]:
         (Growing(), [2, 2, 2]),
         (SamePart(), [2, 2]),
         (OtherEnd(), [2, 3]),
+        (OtherSecond(), [2, 3]),
+        (NoFurther(), [2]),
         (OtherOrder(), [2, 3]),
         (OtherAxis(), [2, 3]),
         (OtherBlock(), [2, 3]),
@@ -212,3 +238,11 @@ def test_other_qparams_stay() -> None:
     for model, joined, apart in ((OtherRange(), [2, 2], [2, 3]), (OneAverage(), [], [1])):
         assert parts_of_each(converted(model)) == joined
         assert parts_of_each(converted(model, default_qconfig)) == apart
+
+
+def test_another_zero_point_alone_stays() -> None:
+    activation = FixedQParamsObserver.with_args(scale=ACTIVATION_SCALE, zero_point=127)
+    other = QConfig(activation=activation, weight=FIXED.weight)
+    mapping = QConfigMapping().set_global(FIXED)
+    mapping = mapping.set_module_name_object_type_order("", "aten::cat", 2, other)
+    assert parts_of_each(converted(Growing(), mapping)) == [2, 2, 4]
