@@ -22,6 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # runs from any fo
 import jitquant
 from benchmarks.compare_peers import MODELS, SPARE_MB
 from benchmarks.profile_model import positive
+from benchmarks.quantizers import ours
 from benchmarks.report import (
     markdown,
     parse_with_models,
@@ -30,7 +31,7 @@ from benchmarks.report import (
     write_json,
 )
 from benchmarks.subjects import make_subject
-from tutorials.measure import file_mb, run_all
+from tutorials.measure import file_mb
 
 SAVES: dict[str, Callable[..., None]] = {
     "torch.jit.save": torch.jit.save,
@@ -84,9 +85,7 @@ def main() -> None:
 def measure(name: str, engine: str, loads: int, pixels: int | None) -> list[Result]:
     """One result for each way to save."""
     subject = make_subject(name, pixels=pixels)
-    prepared = jitquant.prepare_jit(subject.traced, {"": jitquant.get_default_qconfig(engine)})
-    run_all(prepared, subject.calibration)
-    model = jitquant.convert_jit(prepared)
+    model = ours(engine).quantized(subject)
     with tempfile.TemporaryDirectory() as folder:
         paths = {save: Path(folder, save) for save in SAVES}
         save_ms = {save: time_ms(SAVES[save], model, path) for save, path in paths.items()}

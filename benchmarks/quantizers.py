@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 
 import jitquant
+from benchmarks.subjects import Subject
+from tutorials.measure import run_all
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,12 @@ class Quantizer:
 
     prepare: Callable[[torch.jit.ScriptModule], torch.jit.ScriptModule]
     convert: Callable[[torch.jit.ScriptModule], torch.jit.ScriptModule]
+
+    def quantized(self, subject: Subject) -> torch.jit.ScriptModule:
+        """The traced model of a subject in int8, with calibration in between."""
+        prepared = self.prepare(subject.traced)
+        run_all(prepared, subject.calibration)
+        return self.convert(prepared)
 
 
 def ours(engine: str = "x86") -> Quantizer:

@@ -69,10 +69,7 @@ def make_quantized(
     quantizer: Callable[[str], Quantizer], engine: str
 ) -> Callable[[Subject, Path], None]:
     def make(subject: Subject, path: Path) -> None:
-        steps = quantizer(engine)
-        prepared = steps.prepare(subject.traced)
-        run_all(prepared, subject.calibration)
-        torch.jit.save(steps.convert(prepared), path)
+        torch.jit.save(quantizer(engine).quantized(subject), path)
 
     return make
 

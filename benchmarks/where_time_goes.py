@@ -19,11 +19,11 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # runs from any folder
 
-import jitquant
 from benchmarks.compare_peers import MODELS
 from benchmarks.mac_limit import Limit, measure_or_say_why_not
 from benchmarks.profile_layers import FEW_CHANNELS, Layer, layer_table, measure, note_shares
 from benchmarks.profile_model import positive, set_engine
+from benchmarks.quantizers import ours
 from benchmarks.report import (
     markdown,
     number,
@@ -33,7 +33,6 @@ from benchmarks.report import (
 )
 from benchmarks.subjects import make_subject
 from benchmarks.without_amx import refuse_amx
-from tutorials.measure import run_all
 
 GROUPS = ("first layer", "1x1", "larger kernels", "grouped, depthwise", "linear", "other ops")
 WARM_UP_CALLS = 10
@@ -74,11 +73,8 @@ def parse_arguments() -> argparse.Namespace:
 def profile_of(name: str, repeats: int) -> list[Layer]:
     """The layers of the int8 model's file, in the order in which they run."""
     subject = make_subject(name)
-    engine = str(torch.backends.quantized.engine)
-    prepared = jitquant.prepare_jit(subject.traced, {"": jitquant.get_default_qconfig(engine)})
-    run_all(prepared, subject.calibration)
     file = io.BytesIO()
-    torch.jit.save(jitquant.convert_jit(prepared), file)
+    torch.jit.save(ours(str(torch.backends.quantized.engine)).quantized(subject), file)
     file.seek(0)
     model = torch.jit.load(file)
     image = subject.evaluation[0]

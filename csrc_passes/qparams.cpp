@@ -214,6 +214,11 @@ std::optional<QParams> qparamsOf(const Value* quantized, const Program& program)
   return findQParams(quantized, &program);
 }
 
+bool areEqual(const std::optional<QParams>& a, const std::optional<QParams>& b) {
+  return a && b && a->scalarScale() == b->scalarScale() &&
+         a->scalarZeroPoint() == b->scalarZeroPoint() && a->dtype == b->dtype;
+}
+
 int64_t quantizeNumber(double value, const QParams& qparams) {
   const double steps = std::nearbyint(value / qparams.scalarScale()) +
                        static_cast<double>(qparams.scalarZeroPoint());

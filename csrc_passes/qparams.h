@@ -30,6 +30,9 @@ std::optional<QParams> staticQParams(const jit::Value* quantized);
 // The same for any int8 value that propagate_dequantize or lower made.
 std::optional<QParams> qparamsOf(const jit::Value* quantized, const Program& program);
 
+// Whether both are known, per tensor, and the same.
+bool areEqual(const std::optional<QParams>& a, const std::optional<QParams>& b);
+
 // The integer to which the engine's saturating kernels quantize `value`: clamp(round(v/s)+z, 0,
 // 255).
 int64_t quantizeNumber(double value, const QParams& qparams);

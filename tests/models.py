@@ -28,6 +28,18 @@ class Block(nn.Module):
         return y
 
 
+class Around(nn.Module):
+    """A model around another one, to whose result it adds 1."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        return y + 1
+
+
 class ResidualNet(nn.Module):
     """Convolutions with BatchNorm, a residual add, pooling, dropout and a linear layer."""
 

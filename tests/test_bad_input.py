@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import jitquant
 from jitquant.errors import JitQuantError, JitQuantTypeError, JitQuantValueError
 from tests.models import (
+    Around,
     Block,
     PlainNet,
     ResidualNet,
@@ -557,16 +558,6 @@ def test_converting_twice(stage: str) -> None:
     model = at_stage(stage)
     with refused(model, f"convert_jit: the model is already {stage}."):
         jitquant.convert_jit(model, inplace=True)
-
-
-class Around(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.inner(x)
-        return y
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import jitquant
 from jitquant._checks import as_model
 from tests.ir import sample, scripted
-from tests.models import Scaler
+from tests.models import Around, Scaler
 
 
 class Hooked(nn.Module):
@@ -46,16 +46,6 @@ def test_modules_hooks_and_types_are_those_of_torch() -> None:
     assert len(ours.part._forward_hooks) == len(ours.part._forward_pre_hooks) == 1
     x = sample(1, 2)
     assert ours(x).equal(theirs(x))
-
-
-class Around(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.inner(x)
-        return y + 1
 
 
 def test_a_prepared_model_and_a_part_of_it_can_be_scripted_into_another() -> None:

@@ -30,12 +30,6 @@ using jit::Value;
 
 namespace {
 
-bool haveEqualQParams(const Value* a, const Value* b, const Program& program) {
-  const auto of_a = qparamsOf(a, program), of_b = qparamsOf(b, program);
-  return of_a && of_b && of_a->scalarScale() == of_b->scalarScale() &&
-         of_a->scalarZeroPoint() == of_b->scalarZeroPoint() && of_a->dtype == of_b->dtype;
-}
-
 class Chainer {
  public:
   explicit Chainer(Program& program) : program_(program) {}
@@ -72,10 +66,14 @@ class Chainer {
     return parts_.try_emplace(cat, inputs.begin(), inputs.end()).first->second;
   }
 
+  bool haveEqualQParams(const Value* a, const Value* b) const {
+    return areEqual(qparamsOf(a, program_), qparamsOf(b, program_));
+  }
+
   bool isItsOnlyPart(const Node* cat) {
     const bool has_relu = program_.target->find("aten::cat")->op != cat->kind().toQualString();
     return !has_relu && partsOf(cat).size() == 1 &&
-           haveEqualQParams(partsOf(cat)[0], cat->output(), program_);
+           haveEqualQParams(partsOf(cat)[0], cat->output());
   }
 
   bool begins(Node* cat, Node* longer) {
@@ -84,7 +82,7 @@ class Chainer {
            first.size() > 1 && first.size() < parts.size() &&
            std::equal(first.begin(), first.end(), parts.begin()) &&
            constantNumber(cat->input(1)) == constantNumber(longer->input(1)) &&
-           haveEqualQParams(cat->output(), longer->output(), program_);
+           haveEqualQParams(cat->output(), longer->output());
   }
 
   void chain(Node* cat, Node* longer) {

@@ -30,10 +30,7 @@ void fuse(Program& program) {
       Value* source = producer->input();
       const auto before = isTensor(source) ? qparamsOf(source, program) : std::nullopt;
       const auto after = staticQParams(node->output());
-      const bool same = before && after && before->scalarScale() == after->scalarScale() &&
-                        before->scalarZeroPoint() == after->scalarZeroPoint() &&
-                        before->dtype == after->dtype;
-      if (same) node->output()->replaceAllUsesWith(source);
+      if (areEqual(before, after)) node->output()->replaceAllUsesWith(source);
     }
     eliminateDeadCode(method.graph);
   }
